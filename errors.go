@@ -1,0 +1,97 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// ErrClosed is returned by calls on a closed [Mesh], listener or connection.
+// errors.Is(ErrClosed, net.ErrClosed) holds.
+var ErrClosed error = &closedError{}
+
+type closedError struct{}
+
+func (*closedError) Error() string        { return "mesh: closed" }
+func (*closedError) Is(target error) bool { return target == net.ErrClosed }
+
+// ErrNoEndpoints is inside a [DialError] when discovery knows no endpoint of the
+// service that takes traffic.
+var ErrNoEndpoints = errors.New("no endpoints")
+
+// A DialError says why a service could not be reached. It is returned by [Mesh.Dial] and,
+// inside a *url.Error, by the HTTP client.
+type DialError struct {
+	// Service and Port are what was dialed.
+	Service, Port string
+	// Addr is the last endpoint that was tried, "" when there was none to try.
+	Addr string
+	// Attempts counts the endpoints that were tried.
+	Attempts int
+	// Err is the last attempt's error.
+	Err error
+}
+
+// Error describes the dial: "mesh: dial payments at 10.0.0.7:443: connection refused".
+func (e *DialError) Error() string {
+	var b strings.Builder
+	b.WriteString("mesh: dial ")
+	b.WriteString(joinTarget(e.Service, e.Port))
+	if e.Addr != "" {
+		b.WriteString(" at " + e.Addr)
+	}
+	if e.Attempts > 1 {
+		fmt.Fprintf(&b, " (the last of %d endpoints)", e.Attempts)
+	}
+	b.WriteString(": ")
+	b.WriteString(e.Err.Error())
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Timeout reports whether the last attempt timed out, as net.Error wants it.
+func (e *DialError) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// Temporary is part of net.Error; it is always false.
+func (e *DialError) Temporary() bool { return false }
+
+// A DeniedError says that the rules refuse a connection or a request, and which rule does.
+// The caller gets it from the first Read or Write of a raw connection, from the HTTP
+// transport only when the connection itself was refused (a refused request is a 403
+// response, see [DeniedFromResponse]), and from a gRPC call.
+type DeniedError struct {
+	// Source is the caller's SPIFFE ID.
+	Source string `json:"source"`
+	// Destination is the service that was called, Port its named port.
+	Destination string `json:"destination"`
+	Port        string `json:"port,omitempty"`
+	// Decision tells the policy, the rule, the bundle version, the layer and the reason.
+	policy.Decision
+}
+
+// Error names both ends, the rule and the reason:
+// "mesh: spiffe://prod/orders to payments: denied by payments-callers[2]: …".
+func (e *DeniedError) Error() string {
+	var b strings.Builder
+	b.WriteString("mesh: ")
+	b.WriteString(e.Source)
+	b.WriteString(" to ")
+	b.WriteString(joinTarget(e.Destination, e.Port))
+	b.WriteString(": denied")
+	if e.Policy != "" {
+		b.WriteString(" by " + e.Policy)
+		if e.Rule >= 0 {
+			fmt.Fprintf(&b, "[%d]", e.Rule)
+		}
+	}
+	fmt.Fprintf(&b, " (%s, rules v%d): %s", e.Layer, e.Version, e.Reason)
+	return b.String()
+}

@@ -1,0 +1,169 @@
+// Package policy answers may it: who may call what. It holds the rules' document, the
+// engine that decides, and the signed bundle by which the rules travel.
+package policy
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// An Authorizer decides connections and requests. It is safe for concurrent use,
+// answers from memory, and must fail closed: when in doubt it denies.
+//
+// An Authorizer whose answers can change may also have
+//
+//	Changed() <-chan struct{} // closed at the next change; call again for the one after
+//
+// so that open connections are decided again at once.
+type Authorizer interface {
+	// Authorize decides one request. It must not keep or modify r.
+	Authorize(ctx context.Context, r *Request) Decision
+}
+
+// AuthorizerFunc makes a function an [Authorizer].
+type AuthorizerFunc func(ctx context.Context, r *Request) Decision
+
+// Authorize calls f.
+func (f AuthorizerFunc) Authorize(ctx context.Context, r *Request) Decision { return f(ctx, r) }
+
+// A Layer is where a decision is taken; it says which fields of a [Request] are known.
+type Layer uint8
+
+const (
+	// LayerConnection decides when a connection is accepted: only the peer, the
+	// service and the named port are known.
+	LayerConnection Layer = iota
+	// LayerHTTP decides one HTTP request.
+	LayerHTTP
+	// LayerGRPC decides one gRPC call.
+	LayerGRPC
+)
+
+// String returns "connection", "http" or "grpc".
+func (l Layer) String() string {
+	switch l {
+	case LayerConnection:
+		return "connection"
+	case LayerHTTP:
+		return "http"
+	case LayerGRPC:
+		return "grpc"
+	}
+	return "invalid"
+}
+
+// MarshalText returns what String does.
+func (l Layer) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText accepts what String returns.
+func (l *Layer) UnmarshalText(b []byte) error {
+	for c := LayerConnection; c <= LayerGRPC; c++ {
+		if c.String() == string(b) {
+			*l = c
+			return nil
+		}
+	}
+	return fmt.Errorf("policy: unknown layer %q", b)
+}
+
+// A Request is what a rule may look at. Fields that the Layer does not know are
+// unavailable, which is not the same as empty: an allow rule that needs one does not match, a
+// deny rule that needs one does.
+type Request struct {
+	// Layer says which of the fields below are known.
+	Layer Layer
+	// Deferred is set at [LayerConnection] when each request of the connection will be
+	// decided on its own: the question then is whether some request could be allowed.
+	Deferred bool
+
+	// Source is the caller's verified identity; the zero ID is unavailable.
+	Source spiffeid.ID
+	// SourceAddr is the caller's address; an invalid one is unavailable.
+	SourceAddr netip.Addr
+	// Destination is the service that is called.
+	Destination string
+	// Port is the named port, "" for the default one.
+	Port string
+
+	// Method, Path, Host and Header are known at LayerHTTP. They are canonical:
+	// exactly what the handler will see. Path is decoded; Host is lower case, without port.
+	Method, Path, Host string
+	Header             http.Header
+
+	// GRPCMethod is known at LayerGRPC: "pay.v1.Payments/Charge", without a leading slash.
+	// Header holds the call's metadata there.
+	GRPCMethod string
+}
+
+// A Verdict is the outcome of a decision. The zero Verdict is [Deny].
+type Verdict uint8
+
+const (
+	// Deny refuses. It is the zero value, so that forgetting to decide refuses.
+	Deny Verdict = iota
+	// Allow lets through.
+	Allow
+)
+
+// String returns "deny" or "allow".
+func (v Verdict) String() string {
+	if v == Allow {
+		return "allow"
+	}
+	return "deny"
+}
+
+// MarshalText returns what String does.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText accepts "allow" and "deny".
+func (v *Verdict) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "allow":
+		*v = Allow
+	case "deny":
+		*v = Deny
+	default:
+		return fmt.Errorf("policy: unknown verdict %q", b)
+	}
+	return nil
+}
+
+// A Decision is a verdict and what led to it.
+type Decision struct {
+	Verdict Verdict `json:"verdict"`
+	// Policy is the name of the document that decided, "" when the default did.
+	Policy string `json:"policy,omitempty"`
+	// Rule is the index of the rule in that document, from 0; -1 when no rule decided.
+	Rule int `json:"rule"`
+	// Version is the version of the bundle that was in force, 0 when there was none.
+	Version uint64 `json:"version"`
+	// Layer is where the decision was taken.
+	Layer Layer `json:"layer"`
+	// Reason says why, in words, for people: "no rule allows orders".
+	Reason string `json:"reason"`
+}
+
+// String names what decided, "payments-callers[2]", and the reason.
+func (d Decision) String() string {
+	var b strings.Builder
+	b.WriteString(d.Verdict.String())
+	if d.Policy != "" {
+		b.WriteString(" by ")
+		b.WriteString(d.Policy)
+		if d.Rule >= 0 {
+			b.WriteString("[" + strconv.Itoa(d.Rule) + "]")
+		}
+	}
+	if d.Reason != "" {
+		b.WriteString(": ")
+		b.WriteString(d.Reason)
+	}
+	return b.String()
+}
