@@ -36,8 +36,14 @@ func Join(ctx context.Context, cfg Config) (*Mesh, error) { panic("stub") }
 
 func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, error) { panic("stub") }
 
-// Listen: port names the listener ("admin"), at most one.
-func (m *Mesh) Listen(ctx context.Context, network, address string, port ...string) (net.Listener, error) {
+// ListenOptions adjusts one listener.
+type ListenOptions struct {
+	Port string   // the named port it serves, "" for the default one
+	ALPN []string // default h2, http/1.1 and raw
+}
+
+// Listen: at most one ListenOptions.
+func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...ListenOptions) (net.Listener, error) {
 	panic("stub")
 }
 
@@ -56,6 +62,9 @@ func (m *Mesh) Logger() *slog.Logger          { panic("stub") }
 
 // Done is closed when the mesh is closed.
 func (m *Mesh) Done() <-chan struct{} { panic("stub") }
+
+// Draining is closed when Shutdown or Close begins.
+func (m *Mesh) Draining() <-chan struct{} { panic("stub") }
 
 // DialEndpoint connects to one known endpoint of a service and checks that the service answers. For adapters
 // that balance by themselves (meshgrpc). alpn: application protocols to offer ("h2"); none means raw.
