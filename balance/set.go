@@ -1,0 +1,227 @@
+// Package balance answers which one now: given the endpoints of a service and what this
+// process has seen of them, which one gets the next request.
+//
+// A [Set] takes two endpoints at random and uses the one that promises to be done sooner
+// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE TPDS 12(10),
+// 2001). The promise is the endpoint's recent latency times the requests it would have to
+// serve at once; the latency is a moving average that follows a rise at once and a fall slowly
+// (Finagle's peak EWMA, see Ousterhout's note in twitter/finagle's PeakEwma). Ours differs
+// from Finagle's in three ways: the average is remembered for a time that grows with
+// what was measured, so that a hiccup of 20 ms is forgotten in about a second; the benefit of having
+// been forgotten goes to one request at a time; and differences below a factor of two are noise, so
+// that equals share the load evenly instead of the luckiest taking it all.
+//
+// An endpoint that failed is ejected for 1, 2, 4 … 30 seconds, then gets one request at a time
+// until one succeeds. Ejection never empties a set: when every endpoint is ejected, the one
+// that is due back first is used.
+package balance
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An Endpoint is one choice.
+type Endpoint[K comparable] struct {
+	// Key identifies the endpoint. What was learnt of it is kept by key from one
+	// [Set.Update] to the next.
+	Key K
+	// Weight is the relative capacity; 0 counts as 1.
+	Weight uint16
+	// Tier orders endpoints: one of a higher tier is used only while every endpoint of the
+	// lower ones is ejected or was tried.
+	Tier uint8
+}
+
+// A Set holds the endpoints of one service and what is known of them. Make one with
+// [New]; it is safe for concurrent use.
+type Set[K comparable] struct {
+	born time.Time
+	rand func() uint64
+	list atomic.Pointer[list[K]]
+
+	mu sync.Mutex // serialises Update
+}
+
+// list is immutable.
+type list[K comparable] struct {
+	entries []entry[K] // by tier
+	first   int        // entries in the lowest tier
+	upto    []uint64   // cumulative weights of the lowest tier; nil when all are equal
+}
+
+type entry[K comparable] struct {
+	*node
+	key  K
+	per  float64 // 1 / weight
+	tier uint8
+}
+
+// New returns a set without endpoints.
+func New[K comparable]() *Set[K] { return NewWithRand[K](rand.Uint64) }
+
+// NewWithRand returns a set that draws from rand, which must be safe for concurrent use.
+func NewWithRand[K comparable](rand func() uint64) *Set[K] {
+	s := &Set[K]{born: time.Now(), rand: rand}
+	s.list.Store(&list[K]{})
+	return s
+}
+
+// Update replaces the endpoints. Those whose key was there before keep their statistics; a
+// new one starts with the average latency of the others, so that it is not flooded.
+func (s *Set[K]) Update(endpoints []Endpoint[K]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.list.Load()
+	known := make(map[K]*node, len(old.entries))
+	sum := 0.0
+	for _, e := range old.entries {
+		known[e.key] = e.node
+		sum += e.latency()
+	}
+	start := floor
+	if len(old.entries) > 0 {
+		start = sum / float64(len(old.entries))
+	}
+
+	l := &list[K]{entries: make([]entry[K], 0, len(endpoints))}
+	for _, ep := range endpoints {
+		n := known[ep.Key]
+		if n == nil {
+			n = newNode(start, clock(s.born))
+			known[ep.Key] = n
+		}
+		l.entries = append(l.entries, entry[K]{n, ep.Key, 1 / float64(max(ep.Weight, 1)), ep.Tier})
+	}
+	slices.SortStableFunc(l.entries, func(a, b entry[K]) int { return int(a.tier) - int(b.tier) })
+	l.weigh()
+	s.list.Store(l)
+}
+
+// weigh prepares weighted draws from the lowest tier.
+func (l *list[K]) weigh() {
+	equal := true
+	var total uint64
+	for _, e := range l.entries {
+		if e.tier != l.entries[0].tier {
+			break
+		}
+		l.first++
+		total += uint64(math.Round(1 / e.per))
+		l.upto = append(l.upto, total)
+		equal = equal && e.per == l.entries[0].per
+	}
+	if equal {
+		l.upto = nil
+	}
+}
+
+// draw returns an index into the lowest tier, by weight, from 32 random bits.
+func (l *list[K]) draw(r uint64) int {
+	if l.upto == nil {
+		return int(r * uint64(l.first) >> 32) //nolint:gosec // less than first
+	}
+	r = r * l.upto[l.first-1] >> 32
+	return sort.Search(l.first, func(i int) bool { return l.upto[i] > r })
+}
+
+// Len returns the number of endpoints.
+func (s *Set[K]) Len() int { return len(s.list.Load().entries) }
+
+// Pick chooses an endpoint that is not among those tried, and counts a request in flight
+// to it until [Picked.Done], which the caller owes exactly once. It reports false when
+// there is none left to try.
+func (s *Set[K]) Pick(tried ...K) (Picked[K], bool) {
+	l, now := s.list.Load(), clock(s.born)
+	a := -1
+	if len(l.entries) > 1 {
+		a = l.two(s.rand(), now, tried)
+	}
+	if a < 0 {
+		if a = l.scan(s.rand, now, tried); a < 0 {
+			return Picked[K]{}, false
+		}
+	}
+	e := &l.entries[a]
+	e.inflight.Add(1)
+	return Picked[K]{Key: e.key, node: e.node, outage: e.outage.Load(), probe: e.claim(now)}, true
+}
+
+// two compares two draws from the lowest tier. It returns -1 when neither may be used.
+func (l *list[K]) two(r uint64, now clock, tried []K) int {
+	a := l.draw(r & (1<<32 - 1))
+	b := l.draw(r >> 32)
+	if a == b {
+		// One step on instead of drawing again: the neighbour is as arbitrary as any, and
+		// the pair must differ for two choices to be two.
+		b = (b + 1) % l.first
+	}
+	aok, bok := l.usable(a, now, tried), l.usable(b, now, tried)
+	switch {
+	case aok && bok:
+		if a != b && l.entries[b].better(&l.entries[a], now) {
+			return b
+		}
+		return a
+	case aok:
+		return a
+	case bok:
+		return b
+	}
+	return -1
+}
+
+// scan looks at all endpoints, starting anywhere: the best usable one of the lowest
+// tier that has any, else the one whose ejection ends first.
+func (l *list[K]) scan(rand func() uint64, now clock, tried []K) int {
+	best, bestOK := -1, false
+	n, from := len(l.entries), 0
+	if n > 1 {
+		from = int(rand() % uint64(n)) //nolint:gosec // less than n
+	}
+	for i := range n {
+		i = (i + from) % n
+		e := &l.entries[i]
+		if slices.Contains(tried, e.key) {
+			continue
+		}
+		ok := e.usable(now)
+		switch {
+		case best < 0, ok && !bestOK:
+		case ok != bestOK:
+			continue
+		case ok:
+			b := &l.entries[best]
+			if e.tier > b.tier || e.tier == b.tier && !e.better(b, now) {
+				continue
+			}
+		case e.until.Load() >= l.entries[best].until.Load():
+			continue
+		}
+		best, bestOK = i, ok
+	}
+	return best
+}
+
+func (l *list[K]) usable(i int, now clock, tried []K) bool {
+	e := &l.entries[i]
+	return e.usable(now) && (len(tried) == 0 || !slices.Contains(tried, e.key))
+}
+
+// better reports whether e promises to be done clearly sooner than o.
+func (e *entry[K]) better(o *entry[K], now clock) bool {
+	ecost, eload := e.cost(e.per, now)
+	ocost, oload := o.cost(o.per, now)
+	switch {
+	case ecost*noise < ocost:
+		return true
+	case ocost*noise < ecost:
+		return false
+	}
+	return eload < oload
+}
