@@ -1,0 +1,75 @@
+package meshtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// Allow returns a document that lets callers use every port and method of a service. Both are
+// written as in a document's fields: "payments", "billing/*" or "*". For anything finer, write
+// the document itself.
+func Allow(service string, callers ...string) string {
+	clean := strings.NewReplacer("/", ".", "*", "any")
+	data, err := json.Marshal(policy.Document{
+		APIVersion: policy.APIVersion,
+		Kind:       policy.Kind,
+		Metadata:   policy.Metadata{Name: clean.Replace(strings.Join(callers, "-") + "-to-" + service)},
+		Spec: policy.Spec{
+			Service: service,
+			Action:  policy.ActionAllow,
+			Rules:   []policy.Rule{{From: []policy.Source{{Services: callers}}}},
+		},
+	})
+	if err != nil {
+		panic("meshtest: a struct of strings did not marshal: " + err.Error())
+	}
+	return string(data)
+}
+
+// rules is the mesh's policy.Authorizer. Its engine can be replaced.
+type rules struct {
+	mu      sync.RWMutex
+	engine  *policy.Engine
+	version uint64
+	changed chan struct{}
+}
+
+func newRules() *rules { return &rules{changed: make(chan struct{})} }
+
+func (r *rules) set(documents []string) error {
+	docs, err := policy.Parse("rules", []byte(strings.Join(documents, "\n")))
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	engine, err := policy.Compile(docs, r.version+1)
+	if err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	r.engine = engine
+	r.version++
+	close(r.changed)
+	r.changed = make(chan struct{})
+	return nil
+}
+
+// Authorize implements [policy.Authorizer].
+func (r *rules) Authorize(ctx context.Context, req *policy.Request) policy.Decision {
+	r.mu.RLock()
+	engine := r.engine
+	r.mu.RUnlock()
+	return engine.Authorize(ctx, req)
+}
+
+// Changed makes open connections be decided again, see [policy.Authorizer].
+func (r *rules) Changed() <-chan struct{} {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.changed
+}
