@@ -1,0 +1,199 @@
+// Package ca is the mesh's certificate authority: smallstep's, embedded, behind guards
+// for what it leaves open. It serves the part of step-ca's HTTP API that enrolment and
+// renewal need, and signs the control plane's own certificates in process.
+package ca
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/smallstep/certificates/authority"
+	"github.com/smallstep/certificates/authority/config"
+	"github.com/smallstep/certificates/authority/provisioner"
+	"github.com/smallstep/certificates/db"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.step.sm/crypto/jose"
+)
+
+const (
+	// DefaultLifetime is how long a leaf certificate is valid.
+	DefaultLifetime = 24 * time.Hour
+	// MinLifetime is the shortest that leaves time to renew.
+	MinLifetime = time.Minute
+
+	// backdate makes up for clocks that run behind; it is not part of a lifetime.
+	backdate = time.Minute
+	// provisionerName is the issuer of tokens.
+	provisionerName = "mesh"
+)
+
+// Config tells [Open] which CA to run.
+type Config struct {
+	// Dir was made by [Create].
+	Dir string
+	// Host is the DNS name or IP address under which clients reach the CA: its server
+	// certificate's name, and the audience of its tokens.
+	Host string
+	// Lifetime of leaf certificates, at least [MinLifetime]; 0 is [DefaultLifetime].
+	// A renewed certificate keeps the lifetime that it was first issued with.
+	Lifetime time.Duration
+	// Logger takes what is issued and refused; nil discards it.
+	Logger *slog.Logger
+}
+
+// A CA is safe for concurrent use. Whoever opens it closes it.
+type CA struct {
+	cfg  Config
+	keys keys
+	td   spiffeid.TrustDomain
+	auth *authority.Authority
+	db   db.AuthDB
+	log  *slog.Logger
+	own  leafCache // the HTTPS server's certificate
+
+	// signing serialises smallstep's Authorize: it appends to a slice that all calls
+	// share (provisioner.Audiences.All).
+	signing sync.Mutex
+	closed  sync.Once
+}
+
+// Open loads the CA in cfg.Dir. Used tokens, issued and revoked certificates are in a
+// database there, which one process at a time can hold: Open waits up to 5 s for it.
+func Open(cfg Config) (*CA, error) {
+	if cfg.Lifetime == 0 {
+		cfg.Lifetime = DefaultLifetime
+	}
+	if cfg.Lifetime < MinLifetime {
+		return nil, fmt.Errorf("ca: certificate lifetime %v is below %v", cfg.Lifetime, MinLifetime)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	k, err := loadKeys(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(k.intermediate.PermittedURIDomains) != 1 {
+		return nil, fmt.Errorf("ca: %s is not constrained to one trust domain", intermediateCertFile)
+	}
+	td, err := spiffeid.TrustDomainFromString(k.intermediate.PermittedURIDomains[0])
+	if err != nil {
+		return nil, fmt.Errorf("ca: %s: %w", intermediateCertFile, err)
+	}
+	c := &CA{cfg: cfg, keys: k, td: td, log: cfg.Logger}
+	if c.db, err = openDB(filepath.Join(cfg.Dir, databaseFile)); err != nil {
+		return nil, err
+	}
+	if c.auth, err = c.newAuthority(); err != nil {
+		return nil, errors.Join(fmt.Errorf("ca: %w", err), c.db.Shutdown())
+	}
+	return c, nil
+}
+
+// openDB refuses a missing or empty database, which would be taken for a new one: it would
+// forget which tokens were used and which certificates were revoked.
+func openDB(path string) (db.AuthDB, error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("ca: database: %w (restore it from a backup)", err)
+	} else if info.Size() == 0 {
+		return nil, fmt.Errorf("ca: database %s is empty: restore it from a backup", path)
+	}
+	return newDB(path)
+}
+
+func newDB(path string) (db.AuthDB, error) {
+	d, err := db.New(&db.Config{Type: "bbolt", DataSource: path})
+	if err != nil {
+		return nil, fmt.Errorf("ca: database %s (is another control plane running on it?): %w", path, err)
+	}
+	return d, nil
+}
+
+func (c *CA) newAuthority() (*authority.Authority, error) {
+	jwk := &jose.JSONWebKey{Key: c.keys.provisioner.Public(), Algorithm: jose.ES256, Use: "sig", KeyID: c.kid()}
+	lifetime := provisioner.Duration{Duration: c.cfg.Lifetime}
+	return authority.NewEmbedded(
+		authority.WithX509RootCerts(c.keys.root),
+		authority.WithX509Signer(c.keys.intermediate, c.keys.signer),
+		authority.WithX509Enforcers(enforcer{c.td}),
+		authority.WithDatabase(c.db),
+		authority.WithQuietInit(),
+		authority.WithConfig(&config.Config{
+			DNSNames: []string{c.cfg.Host},
+			AuthorityConfig: &config.AuthConfig{
+				// Used tokens are in the database, so those from before a restart are good.
+				DisableIssuedAtCheck: true,
+				Backdate:             &provisioner.Duration{Duration: backdate},
+				Provisioners: provisioner.List{&provisioner.JWK{
+					Type: "JWK",
+					Name: provisionerName,
+					Key:  jwk,
+					Claims: &provisioner.Claims{
+						MinTLSDur:               &provisioner.Duration{Duration: MinLifetime},
+						DefaultTLSDur:           &lifetime,
+						MaxTLSDur:               &lifetime,
+						DisableRenewal:          new(false),
+						AllowRenewalAfterExpiry: new(false),
+						EnableSSHCA:             new(false),
+					},
+				}},
+			},
+		}),
+	)
+}
+
+// kid names the provisioner's key by its SHA-256.
+func (c *CA) kid() string {
+	der, err := x509.MarshalPKIXPublicKey(c.keys.provisioner.Public())
+	if err != nil {
+		panic("ca: a P-256 key did not marshal: " + err.Error())
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// TrustDomain is the one that this CA issues for.
+func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
+
+// Fingerprint is the SHA-256 of the root certificate, in hex.
+func (c *CA) Fingerprint() string {
+	sum := sha256.Sum256(c.keys.root.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Bundle returns the roots that members trust.
+func (c *CA) Bundle() *x509bundle.Bundle {
+	return x509bundle.FromX509Authorities(c.td, []*x509.Certificate{c.keys.root})
+}
+
+// Revoke stops the certificate with this serial number (decimal) from being renewed. It
+// stays valid until it expires.
+func (c *CA) Revoke(serial, reason string) error {
+	err := c.db.Revoke(&db.RevokedCertificateInfo{Serial: serial, Reason: reason, RevokedAt: time.Now()})
+	if err != nil && !errors.Is(err, db.ErrAlreadyExists) {
+		return fmt.Errorf("ca: revoke %s: %w", serial, err)
+	}
+	return nil
+}
+
+// URL is where a CA of this configuration answers on hostport.
+func URL(hostport string) string {
+	u := url.URL{Scheme: "https", Host: hostport}
+	return u.String()
+}
+
+// Close releases the database. The HTTP server must have stopped.
+func (c *CA) Close() (err error) {
+	c.closed.Do(func() { err = c.auth.Shutdown() })
+	return err
+}

@@ -1,0 +1,328 @@
+package ca_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/intramesh/mesh/control/ca"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+var trustDomain = spiffeid.RequireTrustDomainFromString("example.test")
+
+// A server is a CA on a loopback port, over real HTTPS.
+type server struct {
+	*ca.CA
+	dir  string
+	addr string
+	stop func()
+}
+
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir() + "/ca"
+	if err := ca.Create(dir, trustDomain); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func serve(t *testing.T, dir string, lifetime time.Duration) *server {
+	t.Helper()
+	c, err := ca.Open(ca.Config{Dir: dir, Host: "127.0.0.1", Lifetime: lifetime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := c.Server()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = srv.ServeTLS(ln, "", "") }) // ErrServerClosed
+	s := &server{CA: c, dir: dir, addr: ln.Addr().String()}
+	s.stop = sync.OnceFunc(func() {
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) token(t *testing.T, service string) string {
+	t.Helper()
+	tok, err := s.Token(service, s.addr, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// post sends body to path, with a client certificate if there is one.
+func (s *server) post(t *testing.T, path string, body any, cert *tls.Certificate) (int, []byte) {
+	t.Helper()
+	roots := x509.NewCertPool()
+	for _, r := range s.Bundle().X509Authorities() {
+		roots.AddCert(r)
+	}
+	cfg := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
+	if cert != nil { // not Certificates: those are only sent when they fit what the server asks for
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	tr := &http.Transport{TLSClientConfig: cfg}
+	defer tr.CloseIdleConnections()
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+s.addr+path, bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, out
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func csr(t *testing.T, key crypto.Signer, uris ...string) string {
+	t.Helper()
+	req := &x509.CertificateRequest{}
+	for _, s := range uris {
+		u, err := url.Parse(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URIs = append(req.URIs, u)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, req, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+// signed returns the certificate in an answer to sign, renew or rekey.
+func signed(t *testing.T, body []byte, key crypto.Signer) *tls.Certificate {
+	t.Helper()
+	var resp struct {
+		Chain []string `json:"certChain"`
+	}
+	if err := json.Unmarshal(body, &resp); err != nil || len(resp.Chain) == 0 {
+		t.Fatalf("answer %s: %v", body, err)
+	}
+	c := &tls.Certificate{PrivateKey: key}
+	for _, p := range resp.Chain {
+		b, _ := pem.Decode([]byte(p))
+		c.Certificate = append(c.Certificate, b.Bytes)
+	}
+	leaf, err := x509.ParseCertificate(c.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Leaf = leaf
+	return c
+}
+
+func (s *server) enrol(t *testing.T, service string) *tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	status, body := s.post(t, "/1.0/sign", map[string]string{"csr": csr(t, key, "spiffe://example.test/"+service), "ott": s.token(t, service)}, nil)
+	if status != http.StatusCreated {
+		t.Fatalf("sign: %d %s", status, body)
+	}
+	return signed(t, body, key)
+}
+
+func TestEnrolAndRekey(t *testing.T) {
+	s := serve(t, newDir(t), 0)
+	cert := s.enrol(t, "billing/invoices")
+	leaf := cert.Leaf
+	if got := leaf.URIs[0].String(); got != "spiffe://example.test/billing/invoices" {
+		t.Errorf("URI %s", got)
+	}
+	if life := time.Until(leaf.NotAfter); life < 23*time.Hour || life > 24*time.Hour {
+		t.Errorf("certificate lives for %v", life)
+	}
+	key := newKey(t)
+	status, body := s.post(t, "/rekey", map[string]string{"csr": csr(t, key)}, cert)
+	if status != http.StatusCreated {
+		t.Fatalf("rekey: %d %s", status, body)
+	}
+	next := signed(t, body, key)
+	if next.Leaf.URIs[0].String() != leaf.URIs[0].String() || !key.PublicKey.Equal(next.Leaf.PublicKey) {
+		t.Errorf("rekeyed into %s, key replaced: %v", next.Leaf.URIs[0], key.PublicKey.Equal(next.Leaf.PublicKey))
+	}
+	if status, body := s.post(t, "/renew", nil, next); status != http.StatusCreated {
+		t.Errorf("renew: %d %s", status, body)
+	}
+}
+
+func TestLifetimeOfMinutes(t *testing.T) {
+	s := serve(t, newDir(t), 2*time.Minute)
+	leaf := s.enrol(t, "orders").Leaf
+	if life := time.Until(leaf.NotAfter); life < time.Minute || life > 2*time.Minute {
+		t.Errorf("certificate lives for %v, want 2m", life)
+	}
+	if _, err := ca.Open(ca.Config{Dir: s.dir, Host: "127.0.0.1", Lifetime: time.Second}); err == nil {
+		t.Error("a lifetime of 1s was accepted")
+	}
+}
+
+func TestTokenWorksOnce(t *testing.T) {
+	dir := newDir(t)
+	s := serve(t, dir, 0)
+	used, fresh := s.token(t, "orders"), s.token(t, "orders")
+	key := newKey(t)
+	use := func(s *server, tok string) int {
+		status, _ := s.post(t, "/sign", map[string]string{"csr": csr(t, key, "spiffe://example.test/orders"), "ott": tok}, nil)
+		return status
+	}
+	// All at once: one wins.
+	var wg sync.WaitGroup
+	statuses := make([]int, 16)
+	for i := range statuses {
+		wg.Go(func() { statuses[i] = use(s, used) })
+	}
+	wg.Wait()
+	won := 0
+	for _, st := range statuses {
+		switch st {
+		case http.StatusCreated:
+			won++
+		case http.StatusUnauthorized:
+		default:
+			t.Errorf("status %d", st)
+		}
+	}
+	if won != 1 {
+		t.Errorf("a token was good for %d certificates", won)
+	}
+	s.stop()
+	again := serve(t, dir, 0)
+	if st := use(again, used); st != http.StatusUnauthorized {
+		t.Errorf("used token after a restart: status %d", st)
+	}
+	if st := use(again, fresh); st != http.StatusCreated {
+		t.Errorf("unused token after a restart: status %d", st)
+	}
+}
+
+// TestSignRefuses asks, with a good token for orders, for what the token does not cover.
+func TestSignRefuses(t *testing.T) {
+	s := serve(t, newDir(t), 0)
+	key := newKey(t)
+	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // weak on purpose
+	if err != nil {
+		t.Skip("no weak keys to be had:", err)
+	}
+	const orders = "spiffe://example.test/orders"
+	for name, req := range map[string]string{
+		"another service":      csr(t, key, "spiffe://example.test/payments"),
+		"two URIs":             csr(t, key, orders, "spiffe://example.test/payments"),
+		"another trust domain": csr(t, key, "spiffe://example.test.evil/orders"),
+		"a weak key":           csr(t, weak, orders),
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, body := s.post(t, "/sign", map[string]string{"csr": req, "ott": s.token(t, "orders")}, nil)
+			if status < 400 || status >= 500 {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
+
+// TestTokenDecides: what the request leaves out, the token says.
+func TestTokenDecides(t *testing.T) {
+	s := serve(t, newDir(t), 0)
+	key := newKey(t)
+	const orders = "spiffe://example.test/orders"
+	for name, req := range map[string]string{"no URI": csr(t, key), "the same URI twice": csr(t, key, orders, orders)} {
+		t.Run(name, func(t *testing.T) {
+			status, body := s.post(t, "/sign", map[string]string{"csr": req, "ott": s.token(t, "orders")}, nil)
+			if status != http.StatusCreated {
+				t.Fatalf("%d %s", status, body)
+			}
+			if u := signed(t, body, key).Leaf.URIs; len(u) != 1 || u[0].String() != orders {
+				t.Errorf("certificate is for %v", u)
+			}
+		})
+	}
+}
+
+func TestTokenRefuses(t *testing.T) {
+	s := serve(t, newDir(t), 0)
+	other := serve(t, newDir(t), 0)
+	good := s.token(t, "orders")
+	mangled := good[:len(good)-4] + "AAAA"
+	elsewhere, err := s.Token("orders", "ca.elsewhere.test:443", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, err := s.Token("orders", s.addr, time.Nanosecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ token, want string }{
+		"none":             {"", "not a signed JWT"},
+		"rubbish":          {"a.b.c", "not a signed JWT"},
+		"mangled":          {mangled, "not signed by this CA"},
+		"another CA's":     {other.token(t, "orders"), "not signed by this CA"},
+		"another audience": {elsewhere, "not for this CA"},
+		"expired":          {late, "expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key := newKey(t)
+			status, body := s.post(t, "/sign", map[string]string{"csr": csr(t, key, "spiffe://example.test/orders"), "ott": c.token}, nil)
+			if status != http.StatusUnauthorized || !strings.Contains(string(body), c.want) {
+				t.Errorf("%d %s, want 401 and %q", status, body, c.want)
+			}
+		})
+	}
+	// Forgeries with its ID in them have not burned the good one.
+	key := newKey(t)
+	if status, body := s.post(t, "/sign", map[string]string{"csr": csr(t, key, "spiffe://example.test/orders"), "ott": good}, nil); status != http.StatusCreated {
+		t.Errorf("good token after its forgeries: %d %s", status, body)
+	}
+	for _, service := range []string{"", "mesh", "mesh/control", "Orders", "a//b", "/a", "a/", "../a", "a.b", "a b", strings.Repeat("a", 64), strings.Repeat("a/", 127)} {
+		if _, err := s.Token(service, s.addr, time.Minute); err == nil {
+			t.Errorf("token for %q", service)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package ca
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.step.sm/crypto/jose"
+)
+
+// MaxTokenLifetime bounds how long an unused token can lie around.
+const MaxTokenLifetime = 7 * 24 * time.Hour
+
+// claims are step-ca's one-time token: see "Tokens" in the step-ca documentation.
+type claims struct {
+	jose.Claims
+	SANs []string `json:"sans"`
+	SHA  string   `json:"sha"`
+}
+
+// Token returns a token that enrols one process of service, once, within ttl, at the CA that
+// answers on hostport.
+func (c *CA) Token(service, hostport string, ttl time.Duration) (string, error) {
+	id, err := serviceID(c.td, service)
+	if err != nil {
+		return "", fmt.Errorf("ca: %w", err)
+	}
+	if ttl <= 0 || ttl > MaxTokenLifetime {
+		return "", fmt.Errorf("ca: token lifetime %v is not between 0 and %v", ttl, MaxTokenLifetime)
+	}
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.ES256, Key: c.keys.provisioner},
+		(&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", c.kid()),
+	)
+	if err != nil {
+		return "", fmt.Errorf("ca: %w", err)
+	}
+	now := time.Now()
+	token, err := jose.Signed(signer).Claims(claims{
+		Claims: jose.Claims{
+			Issuer:    provisionerName,
+			Subject:   service, // becomes the certificate's common name
+			Audience:  jose.Audience{c.audience(hostport)},
+			ID:        rand.Text(),
+			IssuedAt:  jose.NewNumericDate(now),
+			NotBefore: jose.NewNumericDate(now.Add(-backdate)),
+			Expiry:    jose.NewNumericDate(now.Add(ttl)),
+		},
+		SANs: []string{id.String()},
+		SHA:  c.Fingerprint(),
+	}).CompactSerialize()
+	if err != nil {
+		return "", fmt.Errorf("ca: %w", err)
+	}
+	return token, nil
+}
+
+func (c *CA) audience(hostport string) string { return URL(hostport) + "/1.0/sign" }
+
+// checkToken verifies a token before smallstep sees it. smallstep remembers a token as used
+// before it verifies the signature: anybody could burn tokens and fill its database.
+func (c *CA) checkToken(token string) error {
+	t, err := jose.ParseSigned(token)
+	if err != nil {
+		return errors.New("the token is not a signed JWT")
+	}
+	var cl claims
+	if err := t.Claims(c.keys.provisioner.Public(), &cl); err != nil {
+		return errors.New("the token is not signed by this CA")
+	}
+	switch {
+	case cl.Issuer != provisionerName || cl.ID == "" || cl.Expiry == nil:
+		return errors.New("the token lacks what tokens of this CA have")
+	case time.Now().After(cl.Expiry.Time()):
+		return fmt.Errorf("the token expired at %s", cl.Expiry.Time().UTC().Format(time.RFC3339))
+	case !c.isAudience(cl.Audience):
+		return fmt.Errorf("the token is for %s, not for this CA", strings.Join(cl.Audience, ", "))
+	case len(cl.SANs) != 1:
+		return fmt.Errorf("the token names %d identities, want one", len(cl.SANs))
+	}
+	return nil
+}
+
+// isAudience compares hosts: the port that clients see may be a forwarded one.
+func (c *CA) isAudience(aud jose.Audience) bool {
+	for _, a := range aud {
+		if u, err := url.Parse(a); err == nil && u.Scheme == "https" && u.Hostname() == c.cfg.Host {
+			return true
+		}
+	}
+	return false
+}
+
+// isIP reports whether host is an IP address rather than a DNS name.
+func isIP(host string) bool { return net.ParseIP(host) != nil }
