@@ -1,0 +1,231 @@
+package identity
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+)
+
+// StepCAConfig says which CA to enrol with, and as whom. It is copied.
+type StepCAConfig struct {
+	// URL is the CA's, "https://ca.example:9000".
+	URL string
+	// RootFingerprint is the SHA-256 of the CA's root certificate in hex. It is what makes the
+	// first contact safe.
+	RootFingerprint string
+	// Token is the one-time token that enrols. It is sent to nobody but a server that the
+	// fingerprinted root vouches for, and only when Dir holds no certificate that still counts. It
+	// says which SPIFFE ID to ask for.
+	Token string
+	// Dir keeps the key, the certificate and the roots across restarts; it is made when it is
+	// missing. "" keeps nothing: every start needs a new token.
+	Dir string
+	// Timeout bounds each request to the CA. 0 means 15 s.
+	Timeout time.Duration
+	// RefreshRoots is how often the CA's roots are fetched; they are fetched before each renewal
+	// as well. 0 means 1 h.
+	RefreshRoots time.Duration
+	// DialContext connects to the CA. nil means the operating system's network.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// Logger is told of renewals, and with growing urgency of those that fail. nil discards.
+	Logger *slog.Logger
+}
+
+const (
+	defaultTimeout = 15 * time.Second
+	defaultRefresh = time.Hour
+	// patience is how long NewStepCA waits for a CA that can't be connected to.
+	patience = 30 * time.Second
+)
+
+// StepCA is a Source that enrols with a step-ca (https://smallstep.com/docs/step-ca) by its
+// HTTP API, and renews by itself: at two thirds of the certificate's life, give or take
+// 5 %, each time with a new key. A renewal that fails is tried again, after expiry too
+// (the clock may have been wrong, or the CA lenient). From expiry on GetX509SVID returns an
+// *ExpiredError. It is safe for concurrent use.
+//
+// A new set of roots is accepted only over a connection that the present roots verify.
+type StepCA struct {
+	current
+	cfg    StepCAConfig
+	client stepClient
+	log    *slog.Logger
+
+	// Only the goroutine of run touches these once it runs.
+	unsaved bool      // what is in use is newer than what Dir holds
+	refresh time.Time // when the roots are due
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// NewStepCA starts from the state in Dir when there is a certificate that has not expired,
+// without asking the CA, and otherwise enrols with the token. ctx bounds that much. A CA
+// that can't be connected to is tried for 30 s; one that refuses is an error at once (a
+// *CAError inside).
+//
+// It is an error when Dir holds the certificate of another SPIFFE ID than the token is for, so
+// that no directory serves two services by mistake. State of a CA with another root is replaced
+// when there is a token, and an error when there is none.
+func NewStepCA(ctx context.Context, cfg StepCAConfig) (*StepCA, error) {
+	s := &StepCA{cfg: cfg, log: cfg.Logger}
+	s.help = "the CA has not renewed it; get a new token and restart"
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.cfg.Timeout == 0 {
+		s.cfg.Timeout = defaultTimeout
+	}
+	if s.cfg.RefreshRoots == 0 {
+		s.cfg.RefreshRoots = defaultRefresh
+	}
+	if err := s.start(ctx); err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	s.wg.Go(func() { s.run(runCtx) })
+	return s, nil
+}
+
+// Close stops renewing: it aborts a request under way and waits for it. GetX509SVID goes on
+// answering until the certificate expires. It returns nil, and may be called again.
+func (s *StepCA) Close() error {
+	s.cancel()
+	s.wg.Wait()
+	return nil
+}
+
+// start leaves s with a certificate, or returns an error.
+func (s *StepCA) start(ctx context.Context) error {
+	u, err := url.Parse(s.cfg.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("the CA's URL %q is not of the form https://host:port", s.cfg.URL)
+	}
+	s.cfg.RootFingerprint = strings.ToLower(strings.ReplaceAll(s.cfg.RootFingerprint, ":", ""))
+	if raw, err := hex.DecodeString(s.cfg.RootFingerprint); err != nil || len(raw) != 32 {
+		return fmt.Errorf("the root's fingerprint %q is not a SHA-256 in hex", s.cfg.RootFingerprint)
+	}
+	s.client = stepClient{url: u, timeout: s.cfg.Timeout, dial: s.cfg.DialContext}
+
+	var token *tokenClaims
+	if s.cfg.Token != "" {
+		claims, err := parseToken(s.cfg.Token)
+		if err != nil {
+			return err
+		}
+		if claims.root != "" && claims.root != s.cfg.RootFingerprint {
+			return fmt.Errorf("the token is for a CA with root %s, the configuration for one with root %s", claims.root, s.cfg.RootFingerprint)
+		}
+		token = &claims
+	}
+	if s.cfg.Dir != "" {
+		if err := atomicfile.MkdirAll(s.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	old, err := loadState(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if old == nil {
+		if token == nil {
+			return fmt.Errorf("there is no certificate%s and no token to get one: get a token", inDir(s.cfg.Dir))
+		}
+		return s.enrol(ctx, token)
+	}
+	return s.resume(ctx, old, token)
+}
+
+func inDir(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	return " in " + dir
+}
+
+// resume goes on from what a former process stored, if that still counts.
+func (s *StepCA) resume(ctx context.Context, old *state, token *tokenClaims) error {
+	if token != nil && token.id != old.svid.ID {
+		return fmt.Errorf("%s holds the certificate of %s, but the token is for %s: give each service a directory of its own",
+			s.cfg.Dir, old.svid.ID, token.id)
+	}
+	why := s.outdated(old)
+	if why == nil {
+		s.set(old.svid, old.bundle)
+		return nil
+	}
+	if token == nil {
+		return fmt.Errorf("the certificate of %s in %s is of no use (%w): get a new token", old.svid.ID, s.cfg.Dir, why)
+	}
+	s.log.Warn("enrolling again", "id", old.svid.ID.String(), "dir", s.cfg.Dir, "reason", why)
+	return s.enrol(ctx, token)
+}
+
+// outdated says why a stored certificate can't be used.
+func (s *StepCA) outdated(old *state) error {
+	known := old.anchor == s.cfg.RootFingerprint
+	for _, root := range old.bundle.X509Authorities() {
+		known = known || fingerprintOf(root) == s.cfg.RootFingerprint
+	}
+	if !known {
+		return fmt.Errorf("it is of a CA with root %s, not %s", old.anchor, s.cfg.RootFingerprint)
+	}
+	if e := expiry(old.svid.Certificates); time.Now().After(e) {
+		return fmt.Errorf("it expired at %s", e.Format(time.RFC3339))
+	}
+	return checkIssued(old.svid, old.bundle)
+}
+
+// enrol trades the token for a certificate.
+func (s *StepCA) enrol(ctx context.Context, token *tokenClaims) error {
+	root, err := s.firstContact(ctx)
+	if err != nil {
+		return err
+	}
+	pinned := x509bundle.New(token.id.TrustDomain())
+	pinned.AddX509Authority(root)
+	roots, err := s.client.roots(ctx, pinned)
+	if err != nil {
+		return err
+	}
+	// Before the token is spent, so that a directory that can't be written to doesn't waste it.
+	if err := saveRoots(s.cfg.Dir, s.cfg.RootFingerprint, roots); err != nil {
+		return err
+	}
+	svid, err := s.client.sign(ctx, token.id, s.cfg.Token, roots)
+	if err != nil {
+		return explain(err, token)
+	}
+	if err := save(s.cfg.Dir, s.cfg.RootFingerprint, svid, roots); err != nil {
+		return err
+	}
+	s.set(svid, roots)
+	s.refresh = time.Now().Add(jitter(s.cfg.RefreshRoots))
+	s.log.Info("enrolled", "id", svid.ID.String(), "expires", expiry(svid.Certificates))
+	return nil
+}
+
+// explain adds what to do to a refusal of the token.
+func explain(err error, token *tokenClaims) error {
+	var refused *CAError
+	if !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized {
+		return err
+	}
+	why := "it was used before, or has expired"
+	if !token.expires.IsZero() && time.Now().After(token.expires) {
+		why = "it expired at " + token.expires.Format(time.RFC3339)
+	}
+	return fmt.Errorf("the token for %s was not accepted, likely because %s: get a new one, and keep a state directory so that restarts need none: %w", token.id, why, err)
+}

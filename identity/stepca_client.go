@@ -1,0 +1,273 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+)
+
+const (
+	maxCAResponse = 256 << 10
+	maxRoots      = 32
+)
+
+// A CAError is a refusal that the CA answered with.
+type CAError struct {
+	// Op is the API's call: "sign", "rekey", "roots" or "root".
+	Op string
+	// Status is the HTTP status code.
+	Status int
+	// Message is what the CA said.
+	Message string
+}
+
+// Error tells what the CA said.
+func (e *CAError) Error() string {
+	return fmt.Sprintf("the CA refused %s (%d): %s", e.Op, e.Status, e.Message)
+}
+
+// stepClient speaks the part of step-ca's HTTP API that an application needs. Each call
+// makes one connection of its own: they are rare, and nothing idles between them.
+type stepClient struct {
+	url     *url.URL
+	timeout time.Duration
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// root fetches the root with the given fingerprint. It is the one request whose server
+// nobody vouches for; the fingerprint makes the answer trustworthy.
+func (c *stepClient) root(ctx context.Context, fingerprint string) (*x509.Certificate, error) {
+	var answer struct {
+		CA pemCert `json:"ca"`
+	}
+	unverified := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, //nolint:gosec // no trust exists yet, and the answer is checked against the fingerprint
+	}
+	if err := c.do(ctx, unverified, http.MethodGet, "root", "/root/"+fingerprint, nil, &answer); err != nil {
+		return nil, err
+	}
+	if answer.CA.Certificate == nil {
+		return nil, errors.New("the CA answered without a root certificate")
+	}
+	if got := fingerprintOf(answer.CA.Certificate); got != fingerprint {
+		return nil, fmt.Errorf("the CA at %s showed a root with fingerprint %s, not %s: something else may be answering there", c.url, got, fingerprint)
+	}
+	return answer.CA.Certificate, nil
+}
+
+// roots fetches all roots over TLS that the known ones verify.
+func (c *stepClient) roots(ctx context.Context, known *x509bundle.Bundle) (*x509bundle.Bundle, error) {
+	var answer struct {
+		Certs []pemCert `json:"crts"`
+	}
+	if err := c.do(ctx, verified(known), http.MethodGet, "roots", "/roots", nil, &answer); err != nil {
+		return nil, err
+	}
+	if n := len(answer.Certs); n == 0 || n > maxRoots {
+		return nil, fmt.Errorf("the CA answered with %d roots, want 1 to %d", n, maxRoots)
+	}
+	fresh := x509bundle.New(known.TrustDomain())
+	for _, cert := range answer.Certs {
+		if cert.Certificate == nil || !cert.IsCA {
+			return nil, errors.New("the CA answered with a root that is not a CA certificate")
+		}
+		fresh.AddX509Authority(cert.Certificate)
+	}
+	return fresh, nil
+}
+
+// sign trades a one-time token for a certificate with a new key.
+func (c *stepClient) sign(ctx context.Context, id spiffeid.ID, token string, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
+	return c.issue(ctx, "sign", verified(roots), id, roots, func(csr string) any {
+		return map[string]string{"csr": csr, "ott": token}
+	})
+}
+
+// rekey trades a certificate for one with a new key.
+func (c *stepClient) rekey(ctx context.Context, old *x509svid.SVID, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
+	conf := verified(roots)
+	cert := tls.Certificate{PrivateKey: old.PrivateKey, Leaf: old.Certificates[0]}
+	for _, c := range old.Certificates {
+		cert.Certificate = append(cert.Certificate, c.Raw)
+	}
+	// Not conf.Certificates: it withholds a certificate that the server's list of CAs doesn't name.
+	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	return c.issue(ctx, "rekey", conf, old.ID, roots, func(csr string) any {
+		return map[string]string{"csr": csr}
+	})
+}
+
+// issue sends a CSR with a new key, and returns the answer only if it is for that key and
+// for id and verifies.
+func (c *stepClient) issue(ctx context.Context, op string, conf *tls.Config, id spiffeid.ID, roots *x509bundle.Bundle, body func(csr string) any) (*x509svid.SVID, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}, key)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Cert  pemCert   `json:"crt"`
+		CA    pemCert   `json:"ca"`
+		Chain []pemCert `json:"certChain"`
+	}
+	csrPEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
+	if err := c.do(ctx, conf, http.MethodPost, op, "/"+op, body(csrPEM), &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Chain) == 0 { // versions before certChain
+		answer.Chain = []pemCert{answer.Cert, answer.CA}
+	}
+	svid := &x509svid.SVID{ID: id, PrivateKey: key}
+	for _, cert := range answer.Chain {
+		if cert.Certificate != nil {
+			svid.Certificates = append(svid.Certificates, cert.Certificate)
+		}
+	}
+	if err := checkIssued(svid, roots); err != nil {
+		return nil, fmt.Errorf("the CA answered %s with a certificate that can't be used: %w", op, err)
+	}
+	return svid, nil
+}
+
+// checkIssued makes sure that an SVID is for its ID and its key, and verifies.
+func checkIssued(svid *x509svid.SVID, roots *x509bundle.Bundle) error {
+	id, err := Verify(svid.Certificates, roots)
+	if err != nil {
+		return err
+	}
+	if id != svid.ID {
+		return fmt.Errorf("it is for %s, not %s", id, svid.ID)
+	}
+	public, ok := svid.PrivateKey.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(svid.Certificates[0].PublicKey) {
+		return errors.New("it is for another key")
+	}
+	return nil
+}
+
+func verified(roots *x509bundle.Bundle) *tls.Config {
+	pool := x509.NewCertPool()
+	for _, root := range roots.X509Authorities() {
+		pool.AddCert(root)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}
+}
+
+// do makes one request. The answer is JSON of at most maxCAResponse bytes; redirects are refused.
+func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path string, body, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var payload []byte
+	if body != nil {
+		var err error
+		if payload, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.url.JoinPath(path).String(), bytes.NewReader(payload))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	transport := &http.Transport{
+		DialContext:            c.dial,
+		TLSClientConfig:        conf,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 16 << 10,
+	}
+	// A ClientConn dials under ctx, where RoundTrip of the transport would leave a dial behind
+	// that outlives it. Nor does it follow redirects: a 3xx is a refusal like any other.
+	conn, err := transport.NewClientConn(ctx, "https", hostPort(c.url))
+	if err != nil {
+		return fmt.Errorf("connect to the CA at %s: %w", c.url, err)
+	}
+	defer conn.Close()
+	resp, err := conn.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("%s at the CA %s: %w", op, c.url, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxCAResponse+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s at the CA %s: %w", op, c.url, err)
+	case len(raw) > maxCAResponse:
+		return fmt.Errorf("%s: the CA's answer is larger than %d bytes", op, maxCAResponse)
+	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated:
+		return refusal(op, resp.StatusCode, raw)
+	}
+	if err := json.Unmarshal(raw, answer); err != nil {
+		return fmt.Errorf("%s: the CA's answer is not what step-ca sends: %w", op, err)
+	}
+	return nil
+}
+
+func hostPort(u *url.URL) string {
+	if u.Port() == "" {
+		return net.JoinHostPort(u.Hostname(), "443")
+	}
+	return u.Host
+}
+
+func refusal(op string, status int, raw []byte) error {
+	var answer struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(raw, &answer) != nil || answer.Message == "" {
+		answer.Message = http.StatusText(status)
+	}
+	const enough = 512
+	if len(answer.Message) > enough {
+		answer.Message = answer.Message[:enough] + "…"
+	}
+	return &CAError{Op: op, Status: status, Message: answer.Message}
+}
+
+// pemCert is a certificate in JSON as step-ca writes it: a string of one PEM block.
+type pemCert struct{ *x509.Certificate }
+
+func (c *pemCert) UnmarshalJSON(raw []byte) error {
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil || text == "" {
+		return err
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return errors.New("not a PEM certificate")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	c.Certificate = cert
+	return err
+}
+
+func fingerprintOf(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}

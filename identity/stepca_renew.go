@@ -1,0 +1,166 @@
+package identity
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+)
+
+const (
+	// maxNap is the longest that the loop sleeps. Timers stand still while a machine is suspended,
+	// and certificates don't.
+	maxNap        = time.Minute
+	minRetryDelay = time.Second
+	maxRetryDelay = 5 * time.Minute
+	// minRenewal keeps a CA whose own certificate ends soon from being asked without pause.
+	minRenewal = 10 * time.Second
+)
+
+// run renews until ctx is done. It compares times by the wall clock (Round strips the other).
+func (s *StepCA) run(ctx context.Context) {
+	renew := renewAt(s.snapshot.Load().svid)
+	var renewals, refreshes int // failures in a row
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(0, min(maxNap, time.Until(renew), time.Until(s.refresh.Round(0))))):
+		}
+		now := time.Now().Round(0)
+		if now.Before(renew) && now.Before(s.refresh.Round(0)) {
+			continue
+		}
+		orphaned, err := s.refreshRoots(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			refreshes++
+			s.refresh = now.Add(min(retryDelay(refreshes, maxRetryDelay), s.cfg.RefreshRoots))
+			s.log.Warn("the CA's roots were not refreshed", "failures", refreshes, "error", err)
+		} else {
+			refreshes, s.refresh = 0, now.Add(jitter(s.cfg.RefreshRoots))
+		}
+		if orphaned || !now.Before(renew) {
+			err := s.rekey(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				renewals++
+				renew = now.Add(s.missed(ctx, renewals, err))
+			} else {
+				renewals, renew = 0, renewAt(s.snapshot.Load().svid)
+				if soonest := now.Add(minRenewal); renew.Before(soonest) {
+					renew = soonest
+				}
+			}
+		}
+		s.persist()
+	}
+}
+
+// refreshRoots fetches the roots and takes them if they differ. It reports whether they no
+// longer cover the certificate in use.
+func (s *StepCA) refreshRoots(ctx context.Context) (orphaned bool, err error) {
+	have := s.snapshot.Load()
+	roots, err := s.client.roots(ctx, have.bundle)
+	if err != nil || roots.Equal(have.bundle) {
+		return false, err
+	}
+	s.set(have.svid, roots)
+	s.unsaved = true
+	s.log.Info("the CA's roots changed", "roots", len(roots.X509Authorities()))
+	return checkIssued(have.svid, roots) != nil, nil
+}
+
+// rekey replaces the certificate and its key.
+func (s *StepCA) rekey(ctx context.Context) error {
+	have := s.snapshot.Load()
+	svid, err := s.client.rekey(ctx, have.svid, have.bundle)
+	if err != nil {
+		return err
+	}
+	s.set(svid, have.bundle)
+	s.unsaved = true
+	s.log.Info("renewed", "id", svid.ID.String(), "expires", expiry(svid.Certificates))
+	return nil
+}
+
+// persist stores what is in use. What can't be stored is used all the same, and stored at
+// the next turn if it can be then.
+func (s *StepCA) persist() {
+	if !s.unsaved {
+		return
+	}
+	have := s.snapshot.Load()
+	if err := save(s.cfg.Dir, s.cfg.RootFingerprint, have.svid, have.bundle); err != nil {
+		s.log.Error("the certificate in use could not be stored: a restart will find a former one", "dir", s.cfg.Dir, "error", err)
+		return
+	}
+	s.unsaved = false
+}
+
+// missed reports a failed renewal and returns how long to wait for the next attempt.
+func (s *StepCA) missed(ctx context.Context, failures int, err error) time.Duration {
+	have := s.snapshot.Load()
+	life, left := have.expires.Sub(have.svid.Certificates[0].NotBefore), time.Until(have.expires)
+	delay := retryDelay(failures, min(maxRetryDelay, life/30))
+	level, text := slog.LevelWarn, "the certificate was not renewed"
+	switch {
+	case left <= 0:
+		level, text = slog.LevelError, "the certificate has expired and was not renewed: peers refuse this process; get a new token and restart"
+	case left < life/6:
+		level, text = slog.LevelError, "the certificate expires soon and was not renewed"
+	}
+	s.log.Log(ctx, level, text, "id", have.svid.ID.String(), "expires", have.expires, "left", left.Round(time.Second),
+		"failures", failures, "retry", delay.Round(time.Second), "error", err)
+	return delay
+}
+
+// renewAt is two thirds into the life of a certificate, give or take 5 % of it.
+func renewAt(svid *x509svid.SVID) time.Time {
+	born := svid.Certificates[0].NotBefore
+	life := float64(expiry(svid.Certificates).Sub(born))
+	return born.Add(time.Duration(life * (2.0/3 + (rand.Float64()-0.5)/10))) //nolint:gosec // spreads load, hides nothing
+}
+
+// retryDelay doubles from one second up to limit; half of it is random, so that members
+// that failed together don't return together.
+func retryDelay(failures int, limit time.Duration) time.Duration {
+	d := max(minRetryDelay, min(limit, minRetryDelay<<min(failures-1, 16)))
+	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, hides nothing
+}
+
+// jitter returns between 0.9 d and d.
+func jitter(d time.Duration) time.Duration {
+	return d - rand.N(d/10+1) //nolint:gosec // spreads load, hides nothing
+}
+
+// firstContact fetches the fingerprinted root. While the CA can't be connected to, as when
+// everything starts at once, it tries again for as long as patience lasts.
+func (s *StepCA) firstContact(ctx context.Context) (*x509.Certificate, error) {
+	giveUp := time.Now().Add(patience)
+	for failures := 1; ; failures++ {
+		root, err := s.client.root(ctx, s.cfg.RootFingerprint)
+		var op *net.OpError
+		if err == nil || !errors.As(err, &op) || op.Op != "dial" || time.Now().After(giveUp) {
+			return root, err
+		}
+		if failures == 1 {
+			s.log.Warn("waiting for the CA", "url", s.cfg.URL, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(retryDelay(failures, patience/10)):
+		}
+	}
+}
