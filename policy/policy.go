@@ -148,6 +148,9 @@ type Decision struct {
 	Layer Layer `json:"layer"`
 	// Reason says why, in words, for people: "no rule allows orders".
 	Reason string `json:"reason"`
+	// Shadow is what audit and dry-run documents made of it, nil when none matched. It is
+	// for this side's log, and never sent to the peer.
+	Shadow *Shadow `json:"-"`
 }
 
 // String names what decided, "payments-callers[2]", and the reason.

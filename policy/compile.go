@@ -1,0 +1,250 @@
+package policy
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// compiledDoc is a document whose values are parsed.
+type compiledDoc struct {
+	name        string
+	destination string // as written; see scopeKey
+	action      Action
+	mode        Mode
+	rules       []*compiledRule
+}
+
+// compiledRule is one rule: one of from, one of to, all of when.
+type compiledRule struct {
+	doc   *compiledDoc
+	index int
+	from  []*sourceMatch
+	to    []*operationMatch
+	when  []*conditionMatch
+}
+
+// compileDocument parses the document for a mesh of the trust domain. It reports everything that
+// is wrong; if something is, the result is of no use.
+func compileDocument(doc *Document, trustDomain string, report func(at *path, msg string)) *compiledDoc {
+	c := compiler{trustDomain, report}
+	spec := &path{field: "spec"}
+	if doc.APIVersion != APIVersion {
+		c.fail(&path{field: "apiVersion"}, "want %q, found %q", APIVersion, doc.APIVersion)
+	}
+	if doc.Kind != Kind {
+		c.fail(&path{field: "kind"}, "want %q, found %q", Kind, doc.Kind)
+	}
+	c.metadata(doc.Metadata)
+	out := &compiledDoc{name: doc.Metadata.Name, destination: doc.Spec.Service, action: doc.Spec.Action, mode: doc.Spec.Mode}
+	c.value(new(values), doc.Spec.Service, parseDestination, spec.at("service"))
+	switch out.action {
+	case ActionAllow, ActionDeny, ActionAudit:
+	default:
+		c.fail(spec.at("action"), "want allow, deny or audit, found %q", out.action)
+	}
+	switch out.mode {
+	case "":
+		out.mode = ModeEnforce
+	case ModeEnforce, ModeDryRun:
+	default:
+		c.fail(spec.at("mode"), "want enforce or dryrun, found %q", out.mode)
+	}
+	if len(doc.Spec.Rules) > MaxRules {
+		c.fail(spec.at("rules"), "has %d rules; at most %d are accepted", len(doc.Spec.Rules), MaxRules)
+		return out
+	}
+	out.rules = make([]*compiledRule, len(doc.Spec.Rules))
+	for i := range doc.Spec.Rules {
+		out.rules[i] = c.rule(&doc.Spec.Rules[i], &path{up: spec.at("rules"), index: i})
+		out.rules[i].doc, out.rules[i].index = out, i
+	}
+	return out
+}
+
+func (p *path) at(field string) *path { return &path{up: p, field: field} }
+
+type compiler struct {
+	trustDomain string
+	report      func(at *path, msg string)
+}
+
+func (c *compiler) fail(at *path, format string, args ...any) {
+	c.report(at, fmt.Sprintf(format, args...))
+}
+
+const maxName = 128
+
+func (c *compiler) metadata(m Metadata) {
+	at := &path{field: "metadata"}
+	if m.Name == "" || len(m.Name) > maxName || strings.IndexFunc(m.Name, notInName) >= 0 {
+		c.fail(at.at("name"), "%q: want 1 to %d of a–z, 0–9, \"-\", \"_\" and \".\"", clip(m.Name, maxText/2), maxName)
+	}
+	if len(m.Labels) > MaxLabels {
+		c.fail(at.at("labels"), "has %d labels; at most %d are accepted", len(m.Labels), MaxLabels)
+		return
+	}
+	for k, v := range m.Labels {
+		at := at.at("labels").at(k)
+		if k == "" || len(k) > maxName || checkText(k) != nil {
+			c.fail(at, "a label's name is 1 to %d printable characters", maxName)
+		}
+		if err := checkText(v); err != nil {
+			c.fail(at, "%s", err)
+		}
+	}
+}
+
+func notInName(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+}
+
+// entries checks how many alternatives a rule's from, to or when has.
+func (c *compiler) entries(n int, absent bool, at *path) {
+	switch {
+	case !absent && n == 0:
+		c.fail(at, "an empty list would match nothing; leave the field out to match everything")
+	case n > MaxEntries:
+		c.fail(at, "has %d elements; at most %d are accepted", n, MaxEntries)
+	}
+}
+
+func (c *compiler) rule(r *Rule, at *path) *compiledRule {
+	from, to, when := at.at("from"), at.at("to"), at.at("when")
+	c.entries(len(r.From), r.From == nil, from)
+	c.entries(len(r.To), r.To == nil, to)
+	c.entries(len(r.When), r.When == nil, when)
+	out := &compiledRule{}
+	for i := range r.From {
+		out.from = append(out.from, c.source(&r.From[i], &path{up: from, index: i}))
+	}
+	for i := range r.To {
+		out.to = append(out.to, c.operation(&r.To[i], &path{up: to, index: i}))
+	}
+	for i := range r.When {
+		out.when = append(out.when, c.condition(&r.When[i], &path{up: when, index: i}))
+	}
+	return out
+}
+
+func (c *compiler) source(s *Source, at *path) *sourceMatch {
+	out := &sourceMatch{
+		services:        c.list(s.Services, parseService, at.at("services")),
+		notServices:     c.list(s.NotServices, parseService, at.at("notServices")),
+		trustDomains:    c.list(s.TrustDomains, parseTrustDomain, at.at("trustDomains")),
+		notTrustDomains: c.list(s.NotTrustDomains, parseTrustDomain, at.at("notTrustDomains")),
+		ips:             c.prefixes(s.IPs, at.at("ips")),
+		notIPs:          c.prefixes(s.NotIPs, at.at("notIps")),
+	}
+	if s.TrustDomains == nil {
+		out.own = c.trustDomain
+	}
+	if s.Services == nil && s.TrustDomains == nil && s.IPs == nil &&
+		len(s.NotServices)+len(s.NotTrustDomains)+len(s.NotIPs) == 0 {
+		c.fail(at, "a source without a field would match everybody; leave \"from\" out to mean that")
+	}
+	return out
+}
+
+func (c *compiler) operation(o *Operation, at *path) *operationMatch {
+	if o.Ports == nil && o.Methods == nil && o.Paths == nil && o.Hosts == nil && o.GRPC == nil {
+		c.fail(at, "an operation without a field would match everything; leave \"to\" out to mean that")
+	}
+	return &operationMatch{
+		ports:   c.list(o.Ports, parsePort, at.at("ports")),
+		methods: c.list(o.Methods, parseMethod, at.at("methods")),
+		paths:   c.list(o.Paths, parsePath, at.at("paths")),
+		hosts:   c.list(o.Hosts, parseHost, at.at("hosts")),
+		grpc:    c.list(o.GRPC, parseGRPC, at.at("grpc")),
+	}
+}
+
+const headerKey = "request.header."
+
+func (c *compiler) condition(w *Condition, at *path) *conditionMatch {
+	out := &conditionMatch{}
+	values, notValues := at.at("values"), at.at("notValues")
+	if w.Values == nil && len(w.NotValues) == 0 {
+		c.fail(at, "a condition needs values or notValues")
+	}
+	header, isHeader := strings.CutPrefix(w.Key, headerKey)
+	switch {
+	case w.Key == "source.ip":
+		out.kind = conditionIP
+		out.ips, out.notIPs = c.prefixes(w.Values, values), c.prefixes(w.NotValues, notValues)
+		return out
+	case w.Key == "destination.port":
+		out.kind = conditionPort
+		out.values, out.notValues = c.list(w.Values, parsePort, values), c.list(w.NotValues, parsePort, notValues)
+		return out
+	case isHeader:
+		out.kind = conditionHeader
+		out.canonical, out.lower = http.CanonicalHeaderKey(header), strings.ToLower(header)
+		switch {
+		case !isToken(header) || len(header) > MaxValueLen:
+			c.fail(at.at("key"), "%q is not a header's name", header)
+		case out.lower == "host":
+			c.fail(at.at("key"), "the Host header is not seen here; use the field hosts of \"to\"")
+		case out.lower == "transfer-encoding" || out.lower == "trailer":
+			c.fail(at.at("key"), "this header is taken out of the request before it is decided")
+		}
+		out.values, out.notValues = c.list(w.Values, parseHeaderValue, values), c.list(w.NotValues, parseHeaderValue, notValues)
+	case strings.HasPrefix(w.Key, "request.jwt."):
+		c.fail(at.at("key"), "conditions on JWTs are not supported yet")
+	default:
+		c.fail(at.at("key"), "unknown key %q; want %sNAME, source.ip or destination.port", w.Key, headerKey)
+	}
+	return out
+}
+
+func (c *compiler) list(list []string, parse valueParser, at *path) *values {
+	if !c.checkList(list, at) {
+		return nil
+	}
+	out := &values{}
+	for i, s := range list {
+		c.value(out, s, parse, &path{up: at, index: i})
+	}
+	out.done()
+	return out
+}
+
+func (c *compiler) value(out *values, s string, parse valueParser, at *path) {
+	err := checkText(s)
+	if err == nil {
+		err = parse(out, s)
+	}
+	if err != nil {
+		c.fail(at, "%q: %s", clip(s, maxText/2), err)
+	}
+}
+
+func (c *compiler) prefixes(list []string, at *path) []netip.Prefix {
+	if !c.checkList(list, at) {
+		return nil
+	}
+	out := make([]netip.Prefix, len(list))
+	for i, s := range list {
+		p, err := parsePrefix(s)
+		if err != nil {
+			c.fail(&path{up: at, index: i}, "%q: %s", clip(s, maxText/2), err)
+		}
+		out[i] = p
+	}
+	return out
+}
+
+// checkList reports whether the list constrains anything.
+func (c *compiler) checkList(list []string, at *path) bool {
+	switch {
+	case list == nil:
+		return false
+	case len(list) > MaxValues:
+		c.fail(at, "has %d values; at most %d are accepted", len(list), MaxValues)
+		return false
+	case len(list) == 0 && !strings.HasPrefix(at.field, "not"):
+		c.fail(at, "an empty list would match nothing; leave the field out to match everything")
+	}
+	return len(list) > 0
+}

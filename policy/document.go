@@ -1,0 +1,131 @@
+package policy
+
+// APIVersion and Kind are what every [Document] says it is.
+const (
+	APIVersion = "mesh/v1"
+	Kind       = "Authorization"
+)
+
+// An Action is what a document does with the requests that its rules match.
+type Action string
+
+// The actions. A deny wins over every allow; an audit never changes a verdict.
+const (
+	ActionAllow Action = "allow"
+	ActionDeny  Action = "deny"
+	ActionAudit Action = "audit"
+)
+
+// A Mode says whether a document counts.
+type Mode string
+
+const (
+	// ModeEnforce documents decide. It is what an empty Mode means.
+	ModeEnforce Mode = "enforce"
+	// ModeDryRun documents are evaluated and recorded in [Decision.Shadow], never enforced.
+	ModeDryRun Mode = "dryrun"
+)
+
+// A Document is one named policy: who may, or may not, call one service or several.
+// Its JSON form is what operators write and what the bundle carries.
+//
+// A value in a list matches exactly ("web"), by prefix ("web*"), by suffix ("*-web") or by
+// presence ("*"); where a field is stricter, it says so. A list that is there must not be empty,
+// but for the not… ones: leave the field out to mean any.
+type Document struct {
+	// APIVersion is [APIVersion], Kind is [Kind].
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Metadata   Metadata `json:"metadata"`
+	Spec       Spec     `json:"spec"`
+}
+
+// Metadata names a [Document].
+type Metadata struct {
+	// Name is unique in the mesh: 1 to 128 of a–z, 0–9, "-", "_" and ".".
+	Name string `json:"name"`
+	// Labels are for people and tools; no decision looks at them.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// A Spec is the content of a [Document].
+type Spec struct {
+	// Service is the destination: "payments", everything below a prefix ("billing/*", which
+	// is not billing itself), or "*" for all.
+	Service string `json:"service"`
+	Action  Action `json:"action"`
+	Mode    Mode   `json:"mode,omitempty"`
+	// Rules are alternatives. A document without rules matches nothing: an allow without
+	// rules allows nobody.
+	Rules []Rule `json:"rules,omitempty"`
+}
+
+// A Rule matches when one of From, one of To and all of When do. An absent part matches
+// everything, so the empty rule matches every request to the service.
+type Rule struct {
+	From []Source    `json:"from,omitempty"`
+	To   []Operation `json:"to,omitempty"`
+	When []Condition `json:"when,omitempty"`
+}
+
+// A Source describes callers; all of its fields must hold. At least one is set.
+type Source struct {
+	// Services are callers by name: "orders", "checkout/*" or "*". Names are compared
+	// as parts of a SPIFFE ID, so a prefix ends at a "/" and there is no suffix match.
+	// They are names in the mesh's own trust domain, unless TrustDomains is set.
+	Services []string `json:"services,omitempty"`
+	// NotServices are the callers that do not match, written like Services.
+	NotServices []string `json:"notServices,omitempty"`
+	// TrustDomains are exact, or "*".
+	TrustDomains    []string `json:"trustDomains,omitempty"`
+	NotTrustDomains []string `json:"notTrustDomains,omitempty"`
+	// IPs are addresses and CIDR prefixes that the caller's address must be in.
+	IPs    []string `json:"ips,omitempty"`
+	NotIPs []string `json:"notIps,omitempty"`
+}
+
+// An Operation describes what is asked for; all of its fields must hold. At least one is
+// set. Ports are known everywhere; Methods, Paths and Hosts only for an HTTP request, GRPC only for
+// a gRPC call. Where a field is not known, an allow rule does not match and a deny rule does.
+type Operation struct {
+	// Ports are named ports; "" is the default one.
+	Ports []string `json:"ports,omitempty"`
+	// Methods are HTTP methods, compared as sent.
+	Methods []string `json:"methods,omitempty"`
+	// Paths are matched against the decoded, cleaned path, without query. Beside a "*" at an end, a
+	// path may be a template: "/v1/{id}/refund", where {id} is exactly one segment, and
+	// "/v1/{rest...}", where {rest...} is whatever follows "/v1/", even nothing.
+	Paths []string `json:"paths,omitempty"`
+	// Hosts are lower case, without port.
+	Hosts []string `json:"hosts,omitempty"`
+	// GRPC are methods such as "pay.v1.Payments/Charge" and "pay.v1.Payments/*".
+	GRPC []string `json:"grpc,omitempty"`
+}
+
+// A Condition looks at one value of the request. At least one of Values and NotValues is set.
+//
+// Key is one of:
+//
+//	request.header.NAME   an HTTP header, or gRPC metadata
+//	source.ip             Values are addresses and CIDR prefixes
+//	destination.port      the named port, "" for the default one
+//
+// A header that comes several times matches an allow rule only if every value does, and a deny
+// rule if any does; one line is one value, commas included. An absent header matches no
+// Values, and any NotValues.
+type Condition struct {
+	Key       string   `json:"key"`
+	Values    []string `json:"values,omitempty"`
+	NotValues []string `json:"notValues,omitempty"`
+}
+
+// Limits on what is accepted. They bound what one document can cost every member.
+const (
+	MaxDocuments = 20_000  // documents in a file or bundle
+	MaxRules     = 10_000  // rules in a document
+	MaxEntries   = 100     // entries in a rule's from, to and when
+	MaxValues    = 1_000   // values in a list
+	MaxValueLen  = 1 << 10 // bytes in a value
+	MaxLabels    = 64      // labels of a document
+	maxDepth     = 16      // nesting of JSON values
+)

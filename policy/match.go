@@ -1,0 +1,274 @@
+package policy
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/intramesh/mesh/identity"
+)
+
+// field names what of a rule did not match; matched says that nothing did not.
+type field uint8
+
+const (
+	matched field = iota
+	fieldServices
+	fieldNotServices
+	fieldTrustDomains
+	fieldIPs
+	fieldPorts
+	fieldHosts
+	fieldMethods
+	fieldPaths
+	fieldGRPC
+	fieldHeader
+)
+
+// A query is a request, ready to be matched by rules of one action.
+type query struct {
+	*Request
+	service, trustDomain string     // of the source, "" when unavailable
+	addr                 netip.Addr // unmapped, without zone; invalid when unavailable
+
+	// What the test of an unavailable field yields: true is "could match". The
+	// parts of a rule combine without negation, so that deciding it at the leaves is
+	// Kleene's three-valued logic with "unknown" decided at the end.
+	unknownPeer, unknownRequest bool
+	// anyValue makes one matching line of a header enough; else all must.
+	anyValue bool
+}
+
+func newQuery(r *Request) query {
+	return query{
+		Request:     r,
+		service:     identity.ServiceName(r.Source),
+		trustDomain: r.Source.TrustDomain().Name(),
+		addr:        r.SourceAddr.Unmap().WithZone(""),
+	}
+}
+
+// as sets the query up for the rules of an action: where something is unavailable,
+// an allow does not match and a deny does. What a request of a deferred connection will look like
+// is nothing that a deny can hold against the connection; an allow may come to match.
+func (q *query) as(a Action) *query {
+	deferred := q.Deferred && q.Layer == LayerConnection
+	q.unknownPeer = a == ActionDeny
+	q.unknownRequest = (a == ActionDeny) != deferred && a != ActionAudit
+	q.anyValue = a != ActionAllow
+	return q
+}
+
+// The next four return a field and whether it is available. A value that no canonical
+// request has, such as an empty method, counts as unavailable.
+
+func (q *query) method() (string, bool) { return q.Method, q.Layer == LayerHTTP && q.Method != "" }
+func (q *query) host() (string, bool)   { return q.Host, q.Layer == LayerHTTP && q.Host != "" }
+func (q *query) path() (string, bool) {
+	return q.Path, q.Layer == LayerHTTP && strings.HasPrefix(q.Path, "/")
+}
+
+func (q *query) grpc() (string, bool) {
+	return q.GRPCMethod, q.Layer == LayerGRPC && q.GRPCMethod != "" && q.GRPCMethod[0] != '/'
+}
+
+type sourceMatch struct {
+	services, notServices         *values
+	trustDomains, notTrustDomains *values
+	// own is the trust domain that the names of services are of, "" for any.
+	own         string
+	ips, notIPs []netip.Prefix
+}
+
+func (s *sourceMatch) match(q *query) field {
+	if s.services != nil || s.notServices != nil {
+		if f := s.matchName(q); f != matched {
+			return f
+		}
+	}
+	if s.trustDomains != nil || s.notTrustDomains != nil {
+		ok := q.unknownPeer
+		if q.trustDomain != "" {
+			ok = in(s.trustDomains, s.notTrustDomains, q.trustDomain)
+		}
+		if !ok {
+			return fieldTrustDomains
+		}
+	}
+	if !matchIP(q, s.ips, s.notIPs) {
+		return fieldIPs
+	}
+	return matched
+}
+
+func (s *sourceMatch) matchName(q *query) field {
+	if q.service == "" {
+		if q.unknownPeer {
+			return matched
+		}
+		return fieldServices
+	}
+	ours := s.own == "" || s.own == q.trustDomain
+	if s.services != nil && (!ours || !s.services.match(q.service)) {
+		return fieldServices
+	}
+	if s.notServices != nil && ours && s.notServices.match(q.service) {
+		return fieldNotServices
+	}
+	return matched
+}
+
+// in reports whether the value is in the one list and not in the other; nil is no list.
+func in(list, not *values, s string) bool {
+	return (list == nil || list.match(s)) && (not == nil || !not.match(s))
+}
+
+func matchIP(q *query, list, not []netip.Prefix) bool {
+	if list == nil && not == nil {
+		return true
+	}
+	if !q.addr.IsValid() {
+		return q.unknownPeer
+	}
+	return (list == nil || contains(list, q.addr)) && !contains(not, q.addr)
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+type operationMatch struct {
+	ports, methods, paths, hosts, grpc *values
+}
+
+func (o *operationMatch) match(q *query) field {
+	if o.ports != nil && !o.ports.match(q.Port) {
+		return fieldPorts
+	}
+	if o.hosts != nil {
+		if s, ok := q.host(); !q.known(o.hosts, s, ok) {
+			return fieldHosts
+		}
+	}
+	if o.methods != nil {
+		if s, ok := q.method(); !q.known(o.methods, s, ok) {
+			return fieldMethods
+		}
+	}
+	if o.paths != nil {
+		if s, ok := q.path(); !q.known(o.paths, s, ok) {
+			return fieldPaths
+		}
+	}
+	if o.grpc != nil {
+		if s, ok := q.grpc(); !q.known(o.grpc, s, ok) {
+			return fieldGRPC
+		}
+	}
+	return matched
+}
+
+func (q *query) known(v *values, s string, available bool) bool {
+	if !available {
+		return q.unknownRequest
+	}
+	return v.match(s)
+}
+
+type conditionKind uint8
+
+const (
+	conditionHeader conditionKind = iota
+	conditionIP
+	conditionPort
+)
+
+type conditionMatch struct {
+	kind              conditionKind
+	canonical, lower  string // the header's name, as net/http and as gRPC spell it
+	values, notValues *values
+	ips, notIPs       []netip.Prefix
+}
+
+func (c *conditionMatch) match(q *query) field {
+	switch c.kind {
+	case conditionIP:
+		if !matchIP(q, c.ips, c.notIPs) {
+			return fieldIPs
+		}
+	case conditionPort:
+		if !in(c.values, c.notValues, q.Port) {
+			return fieldPorts
+		}
+	case conditionHeader:
+		if !c.matchHeader(q) {
+			return fieldHeader
+		}
+	}
+	return matched
+}
+
+func (c *conditionMatch) matchHeader(q *query) bool {
+	if q.Layer == LayerConnection || q.Header == nil {
+		return q.unknownRequest
+	}
+	lines := q.Header[c.canonical]
+	var more []string
+	if c.lower != c.canonical {
+		more = q.Header[c.lower]
+	}
+	if len(lines)+len(more) == 0 {
+		return c.values == nil
+	}
+	for _, lines := range [...][]string{lines, more} {
+		for _, s := range lines {
+			if in(c.values, c.notValues, s) == q.anyValue {
+				return q.anyValue
+			}
+		}
+	}
+	return !q.anyValue
+}
+
+// match decides the whole rule.
+func (r *compiledRule) match(q *query) field {
+	closest := matched
+	for _, s := range r.from {
+		f := s.match(q)
+		if f == matched {
+			return r.matchRequest(q)
+		}
+		closest = max(closest, f)
+	}
+	if closest != matched {
+		return closest
+	}
+	return r.matchRequest(q)
+}
+
+// matchRequest decides all but the source. Of several operations it tells what failed in
+// the one that got furthest.
+func (r *compiledRule) matchRequest(q *query) field {
+	closest := matched
+	for _, o := range r.to {
+		f := o.match(q)
+		if f == matched {
+			closest = matched
+			break
+		}
+		closest = max(closest, f)
+	}
+	if closest != matched {
+		return closest
+	}
+	for _, c := range r.when {
+		if f := c.match(q); f != matched {
+			return f
+		}
+	}
+	return matched
+}
