@@ -1,0 +1,202 @@
+// Package gossip is discovery without a server: the members tell each other who is there, by
+// SWIM (Das, Gupta, Motivala, DSN 2002) with Lifeguard's refinements (Dadgar, Phillips,
+// Currey, 2018), as hashicorp/memberlist implements them.
+//
+// # Trust
+//
+// Every packet and stream is encrypted with the pool's keys: who has none can neither read nor
+// speak, nor can a pool with another [Config.Label]. A member of the pool can still lie about
+// others. That is why what is said here is only a hint where to connect, and who answers is
+// decided by the certificate it shows, and why a member that others call dead
+// keeps its endpoints, marked suspect, for [Config.SuspectTTL].
+//
+// # Joining
+//
+// [Join] contacts the seeds and the peers remembered in [Config.Dir]. Whoever can't be reached
+// is tried again for as long as the member lives, which also heals a pool that a
+// partition has split. Any member can be a seed; a member without seeds waits for others.
+package gossip
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
+)
+
+// A Network makes the sockets; nil in [Config] means the operating system's. It is safe for
+// concurrent use.
+type Network interface {
+	// DialContext opens a stream to "ip:port"; network is "tcp".
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	// Listen accepts streams; network is "tcp". Its Addr prints as "ip:port".
+	Listen(ctx context.Context, network, address string) (net.Listener, error)
+	// ListenPacket sends and receives packets; network is "udp". It takes *net.UDPAddr, and
+	// the addresses that it returns print as "ip:port".
+	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+}
+
+// systemNetwork is the operating system's.
+type systemNetwork struct {
+	net.Dialer
+	net.ListenConfig
+}
+
+// Config is what [Join] needs. Only Keys is required.
+type Config struct {
+	// Instance names this process in the pool. It must be unique for each start of a
+	// process, at most 63 printable characters. The default is random.
+	Instance string
+	// BindAddr is where to listen, for UDP and TCP alike. Port 0 is a port that is free for
+	// both. The default is all addresses.
+	BindAddr netip.AddrPort
+	// Advertise is the IP that others reach this process at. The default is that of BindAddr,
+	// or if that is unspecified, an address of a local interface, private ones first.
+	Advertise netip.Addr
+	// Keys are the pool's AES-256 keys, 32 bytes each. The first one encrypts, all decrypt.
+	Keys [][]byte
+	// Label keeps pools apart that could reach each other. It is not secret.
+	Label string
+	// Seeds are "host:port" of members to join through, looked up at every attempt.
+	Seeds []string
+	// Zone is the locality announced for endpoints that have none.
+	Zone string
+	// Dir is where peers are remembered, so that this process finds its way back when no
+	// seed is left. It is made if missing. "" remembers them in memory only.
+	Dir string
+	// Logger gets what happens to the pool; nil discards it.
+	Logger *slog.Logger
+	// Network makes the sockets; nil means the operating system's.
+	Network Network
+
+	// JoinTimeout bounds how long Join waits for the first seed; the default is 3 s.
+	JoinTimeout time.Duration
+	// SuspectTTL is how long endpoints of a member that seems dead are kept, marked
+	// suspect; the default is 60 s.
+	SuspectTTL time.Duration
+	// RejoinInterval is the time between attempts to reach seeds and remembered peers that are not
+	// members; the default is 10 s.
+	RejoinInterval time.Duration
+	// ProbeInterval is the time between probes of other members. A member that stops is
+	// held dead after about six of them in a small pool, more in a large one. The default is 500 ms.
+	ProbeInterval time.Duration
+	// GossipInterval is the time between packets with news; the default is 100 ms.
+	GossipInterval time.Duration
+	// SyncInterval is the time between full exchanges with a random member; the default is 15 s.
+	SyncInterval time.Duration
+}
+
+// withDefaults returns a copy that is complete, or says what is wrong.
+func (c Config) withDefaults() (Config, error) {
+	if c.Instance == "" {
+		c.Instance = strings.ToLower(rand.Text()[:13])
+	}
+	if len(c.Instance) > 63 || strings.ContainsFunc(c.Instance, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return c, fmt.Errorf("instance %.80q: want at most 63 printable characters", c.Instance)
+	}
+	if len(c.Keys) == 0 {
+		return c, errors.New("no key: gossip is never sent in the clear")
+	}
+	if len(c.Label) > 255 {
+		return c, errors.New("label is longer than 255 bytes")
+	}
+	for _, seed := range c.Seeds {
+		if _, _, err := net.SplitHostPort(seed); err != nil {
+			return c, fmt.Errorf("seed %q: %w", seed, err)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Network == nil {
+		c.Network = new(systemNetwork)
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		or    time.Duration
+	}{
+		{&c.JoinTimeout, 3 * time.Second},
+		{&c.SuspectTTL, time.Minute},
+		{&c.RejoinInterval, 10 * time.Second},
+		{&c.ProbeInterval, 500 * time.Millisecond},
+		{&c.GossipInterval, 100 * time.Millisecond},
+		{&c.SyncInterval, 15 * time.Second},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.or
+		}
+	}
+	return c, nil
+}
+
+// advertised chooses the IP that others are told. Memberlist would run the ip command for that.
+func (c Config) advertised() (netip.Addr, error) {
+	if c.Advertise.IsValid() {
+		if c.Advertise.IsUnspecified() {
+			return netip.Addr{}, fmt.Errorf("advertise %v: others can't connect there", c.Advertise)
+		}
+		return c.Advertise.Unmap(), nil
+	}
+	if ip := c.BindAddr.Addr(); ip.IsValid() && !ip.IsUnspecified() {
+		return ip.Unmap(), nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	best, rank := netip.Addr{}, 0
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue // not an IP network
+		}
+		if ip := prefix.Addr(); usefulness(ip, c.BindAddr.Addr()) > rank {
+			best, rank = ip, usefulness(ip, c.BindAddr.Addr())
+		}
+	}
+	if rank == 0 {
+		return netip.Addr{}, errors.New("no interface has an address to advertise: set Advertise")
+	}
+	return best, nil
+}
+
+// usefulness ranks an address of ours, 0 if it is of no use to others.
+func usefulness(ip, bind netip.Addr) int {
+	switch {
+	case bind.Is4() && !ip.Is4() || ip.IsLinkLocalUnicast():
+		return 0
+	case ip.IsLoopback():
+		return 1 // a host without network
+	case ip.IsPrivate() && ip.Is4():
+		return 5
+	case ip.IsPrivate():
+		return 4
+	case ip.Is4():
+		return 3
+	}
+	return 2
+}
+
+// listen opens the sockets.
+func (c Config) listen(ctx context.Context) (net.PacketConn, net.Listener, netip.AddrPort, error) {
+	ip, err := c.advertised()
+	if err != nil {
+		return nil, nil, netip.AddrPort{}, err
+	}
+	packets, ln, err := transport.Listen(ctx, c.BindAddr, c.Network)
+	if err != nil {
+		return nil, nil, netip.AddrPort{}, err
+	}
+	bound, err := netip.ParseAddrPort(ln.Addr().String())
+	if err != nil {
+		return nil, nil, netip.AddrPort{}, errors.Join(err, packets.Close(), ln.Close())
+	}
+	return packets, ln, netip.AddrPortFrom(ip, bound.Port()), nil
+}

@@ -1,0 +1,296 @@
+// Package transport stands between memberlist and the network. Everything is encrypted
+// here, and what an honest member would not have sent never reaches memberlist.
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// maxPacket bounds what is read as one packet, in bytes.
+	maxPacket = 16 << 10
+	// maxMessage bounds a stream's message, in bytes: 16,384 members with full records.
+	maxMessage = 16 << 20
+	// maxStreams bounds the streams that others open at one time.
+	maxStreams = 64
+	// StreamTimeout bounds each direction of a stream.
+	StreamTimeout = 5 * time.Second
+
+	packet = "mesh gossip 1 packet"
+)
+
+// A Guard decides what memberlist gets to see. It is safe for concurrent use.
+type Guard interface {
+	// Packet returns the parts of a packet that are fit to be handled. It may modify b.
+	Packet(b []byte, from netip.AddrPort) [][]byte
+	// Stream returns an error for a message that must not be handled. A request is the first
+	// message of a stream, its reply the second.
+	Stream(b []byte, request bool) error
+}
+
+// Config is what New needs; all fields but Logger are required. The transport closes Packets and
+// Listener.
+type Config struct {
+	Packets   net.PacketConn
+	Listener  net.Listener
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	Advertise netip.AddrPort
+	Sealer    *Sealer
+	Guard     Guard
+	Logger    *slog.Logger
+}
+
+// A Transport is a [memberlist.NodeAwareTransport].
+type Transport struct {
+	cfg     Config
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	slots   chan struct{} // bounds inbound streams
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[*stream]struct{} // nil after Shutdown
+}
+
+var _ memberlist.NodeAwareTransport = (*Transport)(nil)
+
+// New starts a transport on open sockets.
+func New(cfg Config) *Transport {
+	t := &Transport{
+		cfg:     cfg,
+		packets: make(chan *memberlist.Packet),
+		streams: make(chan net.Conn),
+		slots:   make(chan struct{}, maxStreams),
+		open:    make(map[*stream]struct{}),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.wg.Go(t.readPackets)
+	t.wg.Go(t.accept)
+	return t
+}
+
+// FinalAdvertiseAddr implements [memberlist.Transport]. The address was chosen before.
+func (t *Transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.cfg.Advertise.Addr().Unmap().AsSlice(), int(t.cfg.Advertise.Port()), nil
+}
+
+// PacketCh implements [memberlist.Transport].
+func (t *Transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh implements [memberlist.Transport].
+func (t *Transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// WriteTo implements [memberlist.Transport].
+func (t *Transport) WriteTo(b []byte, address string) (time.Time, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, err = t.cfg.Packets.WriteTo(t.cfg.Sealer.Seal(nil, b, packet), net.UDPAddrFromAddrPort(to))
+	return time.Now(), err
+}
+
+// WriteToAddress implements [memberlist.NodeAwareTransport].
+func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.WriteTo(b, a.Addr)
+}
+
+// DialTimeout implements [memberlist.Transport].
+func (t *Transport) DialTimeout(address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, StreamTimeout))
+	defer cancel()
+	conn, err := t.cfg.Dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	s := t.outbound(conn)
+	if !t.track(s) {
+		_ = conn.Close() // net.ErrClosed says enough
+		return nil, net.ErrClosed
+	}
+	// Memberlist sets deadlines of its own, yet not for all it does.
+	if err := s.SetDeadline(time.Now().Add(StreamTimeout)); err != nil {
+		_ = s.Close() // the error that counts is in hand
+		return nil, err
+	}
+	return s, nil
+}
+
+// DialAddressTimeout implements [memberlist.NodeAwareTransport].
+func (t *Transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return t.DialTimeout(a.Addr, timeout)
+}
+
+// Shutdown closes the sockets and all streams, and waits until nothing of the transport runs any
+// more. It can be called again.
+func (t *Transport) Shutdown() error {
+	t.cancel()
+	t.mu.Lock()
+	open := t.open
+	t.open = nil
+	t.mu.Unlock()
+	for s := range open {
+		_ = s.Conn.Close() // whoever uses it sees the error
+	}
+	err := errors.Join(ignoreClosed(t.cfg.Packets.Close()), ignoreClosed(t.cfg.Listener.Close()))
+	t.wg.Wait()
+	return err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (t *Transport) track(s *stream) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open == nil {
+		return false
+	}
+	t.open[s] = struct{}{}
+	return true
+}
+
+func (t *Transport) release(s *stream) {
+	t.mu.Lock()
+	delete(t.open, s)
+	t.mu.Unlock()
+	if s.inbound {
+		<-t.slots
+	}
+}
+
+func (t *Transport) readPackets() {
+	buf := make([]byte, maxPacket+1)
+	for t.ctx.Err() == nil {
+		n, from, err := t.cfg.Packets.ReadFrom(buf)
+		now := time.Now()
+		if err != nil {
+			if !t.pause(err) {
+				return
+			}
+			continue
+		}
+		if n > maxPacket {
+			continue
+		}
+		b, err := t.cfg.Sealer.Open(buf[:n], packet)
+		if err != nil {
+			continue // anyone can send us something
+		}
+		source, err := netip.ParseAddrPort(from.String())
+		if err != nil {
+			continue
+		}
+		source = netip.AddrPortFrom(source.Addr().Unmap(), source.Port())
+		for _, part := range t.cfg.Guard.Packet(b, source) {
+			select {
+			case t.packets <- &memberlist.Packet{Buf: part, From: from, Timestamp: now}:
+			case <-t.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (t *Transport) accept() {
+	for t.ctx.Err() == nil {
+		conn, err := t.cfg.Listener.Accept()
+		if err != nil {
+			if !t.pause(err) {
+				return
+			}
+			continue
+		}
+		select {
+		case t.slots <- struct{}{}:
+		default:
+			_ = conn.Close() // too many; the peer tries again or asks another
+			continue
+		}
+		s := &stream{Conn: conn, t: t, inbound: true}
+		if !t.track(s) {
+			_ = s.Close() // shutting down
+			return
+		}
+		t.wg.Go(func() { t.serve(s) })
+	}
+}
+
+// serve hands the stream to memberlist once its request is known to be good.
+func (t *Transport) serve(s *stream) {
+	err := s.SetDeadline(time.Now().Add(StreamTimeout))
+	if err == nil {
+		err = s.receive()
+	}
+	if err != nil {
+		if t.ctx.Err() == nil {
+			t.cfg.Logger.Debug("gossip: stream refused", "from", s.RemoteAddr().String(), "error", err)
+		}
+		_ = s.Close() // the peer sees it
+		return
+	}
+	select {
+	case t.streams <- s:
+	case <-t.ctx.Done():
+		_ = s.Close() // shutting down
+	}
+}
+
+// pause waits a little after an error of a socket, so that a lasting one doesn't spin. It returns
+// false when the transport is to end.
+func (t *Transport) pause(err error) bool {
+	if errors.Is(err, net.ErrClosed) || t.ctx.Err() != nil {
+		return false
+	}
+	t.cfg.Logger.Warn("gossip: socket", "error", err)
+	select {
+	case <-t.ctx.Done():
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
+
+// Listen opens packets and streams on the same port, a free one if address has port 0.
+func Listen(ctx context.Context, address netip.AddrPort, n interface {
+	Listen(ctx context.Context, network, address string) (net.Listener, error)
+	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+}) (net.PacketConn, net.Listener, error) {
+	host := ""
+	if ip := address.Addr(); ip.IsValid() && ip != netip.IPv6Unspecified() {
+		host = ip.String()
+	}
+	for attempt := 0; ; attempt++ {
+		ln, err := n.Listen(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(address.Port())))
+		if err != nil {
+			return nil, nil, err
+		}
+		port, err := netip.ParseAddrPort(ln.Addr().String())
+		if err != nil {
+			return nil, nil, errors.Join(err, ln.Close())
+		}
+		pc, err := n.ListenPacket(ctx, "udp", net.JoinHostPort(host, fmt.Sprint(port.Port())))
+		if err == nil {
+			return pc, ln, nil
+		}
+		// The port may be free for one and taken for the other.
+		if err := errors.Join(err, ln.Close()); address.Port() != 0 || attempt == 15 {
+			return nil, nil, err
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package gossip
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	// fanout is how many candidates are tried at one time.
+	fanout = 3
+	// maxPerSeed bounds the addresses that one seed's name stands for.
+	maxPerSeed = 16
+)
+
+// hasCandidates reports whether there is anyone to join.
+func (m *Member) hasCandidates() bool {
+	return len(m.cfg.Seeds) > 0 || len(m.peers.all()) > 0
+}
+
+// stayJoined reaches for others until the member ends: quickly at first, then to heal what a
+// partition split, since memberlist forgets whom it could not reach for long.
+func (m *Member) stayJoined() {
+	// Those who start together through one seed learn of each other sooner by another exchange or two.
+	resync := []time.Duration{2 * time.Second, 3 * time.Second, 5 * time.Second}
+	pause := 100 * time.Millisecond
+	for {
+		if m.reach(m.candidates()) {
+			m.markJoined()
+		}
+		m.remember()
+		wait := m.cfg.RejoinInterval
+		if !m.isJoined() {
+			wait = min(pause, wait)
+			pause = 2 * wait
+		} else if len(resync) > 0 {
+			wait = min(resync[0], wait)
+			resync = resync[1:]
+			m.reach(m.someMember())
+		}
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // jitter, not a secret
+		}
+	}
+}
+
+func (m *Member) markJoined() {
+	if !m.isJoined() {
+		close(m.joined) // only stayJoined does
+	}
+}
+
+func (m *Member) isJoined() bool {
+	select {
+	case <-m.joined:
+		return true
+	default:
+		return false
+	}
+}
+
+// candidates are seeds and remembered peers that are not members now, some of each.
+func (m *Member) candidates() []netip.AddrPort {
+	living := map[netip.AddrPort]bool{m.addr: true}
+	for _, o := range m.Members() {
+		if o.Suspect.IsZero() {
+			living[o.Addr] = true
+		}
+	}
+	if len(living) > 1 {
+		m.markJoined() // someone else came to us
+	}
+	pick := func(from []netip.AddrPort) []netip.AddrPort {
+		from = slices.DeleteFunc(slices.Clone(from), func(a netip.AddrPort) bool { return living[a] })
+		rand.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
+		from = from[:min(len(from), fanout)]
+		for _, a := range from {
+			living[a] = true // once is enough
+		}
+		return from
+	}
+	return append(pick(m.resolveSeeds()), pick(m.peers.all())...)
+}
+
+func (m *Member) someMember() []netip.AddrPort {
+	var living []netip.AddrPort
+	for _, o := range m.Members() {
+		if o.Suspect.IsZero() && !o.Self {
+			living = append(living, o.Addr)
+		}
+	}
+	if len(living) == 0 {
+		return nil
+	}
+	return []netip.AddrPort{living[rand.IntN(len(living))]} //nolint:gosec // any will do
+}
+
+// reach exchanges state with each address, and reports whether one did.
+func (m *Member) reach(addrs []netip.AddrPort) bool {
+	var wg sync.WaitGroup
+	reached := make([]bool, len(addrs))
+	for i, addr := range addrs {
+		wg.Go(func() {
+			_, err := m.list.Join([]string{addr.String()})
+			reached[i] = err == nil
+			if err != nil && m.ctx.Err() == nil {
+				m.cfg.Logger.Debug("gossip: can't reach", "addr", addr, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Contains(reached, true)
+}
+
+// resolveSeeds looks names up, with Go's resolver and in bounded time.
+func (m *Member) resolveSeeds() []netip.AddrPort {
+	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second)
+	defer cancel()
+	var all []netip.AddrPort
+	for _, seed := range m.cfg.Seeds {
+		found, err := resolve(ctx, seed)
+		if err != nil {
+			m.cfg.Logger.Debug("gossip: seed", "seed", seed, "error", err)
+		}
+		all = append(all, found[:min(len(found), maxPerSeed)]...)
+	}
+	return all
+}
+
+func resolve(ctx context.Context, seed string) ([]netip.AddrPort, error) {
+	if addr, err := netip.ParseAddrPort(seed); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())}, nil
+	}
+	host, service, err := net.SplitHostPort(seed)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := new(net.Resolver).LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.AddrPort
+	for _, ip := range ips {
+		all = append(all, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	return all, nil
+}

@@ -1,0 +1,254 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime/pprof"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
+)
+
+// A Member is this process in the pool: a [discovery.Resolver] and a [discovery.Registrar]. It is
+// safe for concurrent use.
+type Member struct {
+	cfg    Config
+	addr   netip.AddrPort
+	pool   *pool
+	list   *memberlist.Memberlist
+	peers  *peers
+	joined chan struct{}
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	close  sync.Once
+
+	mu      sync.Mutex    // serializes what is announced
+	goodbye chan struct{} // closed when Leave is done, nil before it was called
+	closed  bool
+}
+
+// Join starts a member and waits until it reached another one, at most [Config.JoinTimeout] long. If
+// it reaches none by then it logs a warning, goes on trying, and Join succeeds: a
+// process must be able to start before its seeds do. See [Member.Joined]. The error is
+// about the configuration, the sockets or ctx.
+func Join(ctx context.Context, cfg Config) (*Member, error) {
+	m, err := start(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: join: %w", err)
+	}
+	if !m.hasCandidates() {
+		return m, nil
+	}
+	timeout := time.NewTimer(m.cfg.JoinTimeout)
+	defer timeout.Stop()
+	select {
+	case <-m.joined:
+	case <-timeout.C:
+		m.cfg.Logger.Warn("gossip: no seed and no known peer answers, trying on", "seeds", m.cfg.Seeds)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("gossip: join: %w", errors.Join(ctx.Err(), m.Close()))
+	}
+	return m, nil
+}
+
+func start(ctx context.Context, cfg Config) (*Member, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := transport.NewSealer(cfg.Keys, cfg.Label)
+	if err != nil {
+		return nil, err
+	}
+	peers, err := loadPeers(cfg.Dir, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	packets, ln, addr, err := cfg.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{})}
+	m.pool = newPool(cfg, addr)
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	t := transport.New(transport.Config{
+		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr,
+		Sealer: sealer, Guard: open{}, Logger: cfg.Logger,
+	})
+	// Memberlist's goroutines inherit the label, by which Close finds them.
+	pprof.Do(ctx, pprof.Labels(goroutineLabel, cfg.Instance), func(context.Context) {
+		m.list, err = memberlist.Create(m.listConfig(t))
+	})
+	if err != nil {
+		return nil, errors.Join(err, t.Shutdown())
+	}
+	m.wg.Go(func() { m.pool.run(m.ctx) })
+	m.wg.Go(m.stayJoined)
+	return m, nil
+}
+
+// listConfig sets every field that memberlist's defaults would leave to chance.
+func (m *Member) listConfig(t *transport.Transport) *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name = m.cfg.Instance
+	c.Transport = t
+	c.BindPort, c.AdvertisePort = int(m.addr.Port()), int(m.addr.Port())
+	c.AdvertiseAddr = m.addr.Addr().String()
+	c.TCPTimeout = transport.StreamTimeout
+	c.ProbeInterval = m.cfg.ProbeInterval
+	c.ProbeTimeout = m.cfg.ProbeInterval / 2
+	c.GossipInterval = m.cfg.GossipInterval
+	c.PushPullInterval = m.cfg.SyncInterval
+	c.EnableCompression = false // costs 100 µs a packet and saves nothing
+	c.DNSConfigPath = ""        // we resolve seeds
+	c.Delegate = m.pool
+	c.Events = m.pool
+	c.Logger = listLogger(m.cfg.Logger)
+	return c
+}
+
+// Instance returns the name that the member is known by.
+func (m *Member) Instance() string { return m.cfg.Instance }
+
+// Addr returns where others reach the member's gossip. It is a seed for them.
+func (m *Member) Addr() netip.AddrPort { return m.addr }
+
+// Joined is closed once another member was reached, by Join or after it.
+func (m *Member) Joined() <-chan struct{} { return m.joined }
+
+// Lookup implements [discovery.Resolver].
+func (m *Member) Lookup(service string) discovery.Snapshot { return m.pool.table.Lookup(service) }
+
+// Register implements [discovery.Registrar]. An endpoint whose Addr has an unspecified IP is announced
+// with the member's own, one without Zone with [Config.Zone]. Everything that a member announces
+// must fit one record of 512 bytes, which holds about 25 endpoints; the error is a
+// [*FullError] when it does not. After Leave or Close it is net.ErrClosed.
+func (m *Member) Register(ctx context.Context, ep discovery.Endpoint) error {
+	if err := m.announce(ctx, func() error { return m.pool.register(ep) }); err != nil {
+		return fmt.Errorf("gossip: register %s: %w", ep.Service, err)
+	}
+	return nil
+}
+
+// Deregister implements [discovery.Registrar].
+func (m *Member) Deregister(ctx context.Context, ep discovery.Endpoint) error {
+	if err := m.announce(ctx, func() error { m.pool.deregister(ep); return nil }); err != nil {
+		return fmt.Errorf("gossip: deregister %s: %w", ep.Service, err)
+	}
+	return nil
+}
+
+// announce makes a change and sends it on its way.
+func (m *Member) announce(ctx context.Context, change func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.goodbye != nil || m.closed {
+		return net.ErrClosed
+	}
+	before := m.pool.generation()
+	if err := change(); err != nil || m.pool.generation() == before {
+		return err
+	}
+	// The news is queued when the wait begins; a wait of 0 would last until it was sent.
+	_ = m.list.UpdateNode(1) // always times out
+	return nil
+}
+
+// leavePatience bounds the wait until the others were told. It takes four gossip rounds.
+const leavePatience = 2 * time.Second
+
+// Leave withdraws what the member announced and says goodbye, so that the others forget it
+// at once. It waits until that was sent, at most until ctx is done or 4 s. Lookups
+// go on; Close is still to be called. Calling Leave again, or after Close, does nothing.
+func (m *Member) Leave(ctx context.Context) error {
+	m.mu.Lock()
+	if m.goodbye != nil || m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	m.goodbye = done
+	tell := m.pool.withdraw()
+	m.mu.Unlock()
+	m.wg.Go(func() {
+		defer close(done)
+		var err error
+		if tell { // the goodbye would replace the withdrawal if that was still on its way
+			err = m.list.UpdateNode(leavePatience)
+		}
+		if err := errors.Join(err, m.list.Leave(leavePatience)); err != nil {
+			m.cfg.Logger.Warn("gossip: some may not have heard that we left", "error", err)
+		}
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("gossip: leave: %w", ctx.Err())
+	}
+}
+
+// Close ends the member. Without [Member.Leave] before it, the others take it for
+// crashed. It waits until every goroutine has ended, memberlist's included, which can take a probe's
+// duration. Lookups answer what was known last. Calling it again does nothing.
+func (m *Member) Close() error {
+	var err error
+	m.close.Do(func() { err = m.shutdown() })
+	if err != nil {
+		return fmt.Errorf("gossip: close: %w", err)
+	}
+	return nil
+}
+
+func (m *Member) shutdown() error {
+	m.cancel()
+	m.mu.Lock()
+	m.closed = true
+	goodbye := m.goodbye
+	m.mu.Unlock()
+	if goodbye != nil {
+		<-goodbye // memberlist panics if it is shut down before
+	}
+	err := m.list.Shutdown()
+	m.wg.Wait()
+	m.awaitList()
+	return errors.Join(err, m.peers.save())
+}
+
+// goroutineLabel marks the goroutines of memberlist in profiles.
+const goroutineLabel = "mesh-gossip"
+
+// awaitList waits until memberlist's goroutines have ended, for which its Shutdown does not wait.
+func (m *Member) awaitList() {
+	label := fmt.Appendf(nil, "%q:%q", goroutineLabel, m.cfg.Instance)
+	deadline := time.Now().Add(30 * time.Second)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		var profile bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil || !bytes.Contains(profile.Bytes(), label) {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.cfg.Logger.Error("gossip: memberlist does not end")
+			return
+		}
+		<-time.After(pause)
+	}
+}
+
+// open lets everything pass.
+type open struct{}
+
+func (open) Packet(b []byte, _ netip.AddrPort) [][]byte { return [][]byte{b} }
+func (open) Stream([]byte, bool) error                  { return nil }

@@ -1,0 +1,133 @@
+package gossip
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/intramesh/mesh/internal/atomicfile"
+)
+
+const (
+	// maxPeers bounds how many peers are remembered; those seen last are kept.
+	maxPeers = 256
+	// peerMemory is how long a peer is remembered after it was last seen.
+	peerMemory = 72 * time.Hour
+	// maxPeersFile bounds the file, in bytes.
+	maxPeersFile = 64 << 10
+)
+
+// peers remembers where members were.
+type peers struct {
+	path string // "" if not kept on disk
+
+	mu      sync.Mutex
+	seen    map[netip.AddrPort]time.Time
+	saved   []netip.AddrPort // what the file holds
+	savedAt time.Time
+}
+
+// loadPeers reads the file in dir. One that can't be understood costs only the memory.
+func loadPeers(dir string, log *slog.Logger) (*peers, error) {
+	p := &peers{seen: make(map[netip.AddrPort]time.Time)}
+	if dir == "" {
+		return p, nil
+	}
+	if err := atomicfile.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	p.path = filepath.Join(dir, "peers.json")
+	f, err := os.Open(p.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
+	if err == nil {
+		err = json.Unmarshal(b, &p.seen)
+	}
+	if err != nil {
+		log.Warn("gossip: forgot the peers", "path", p.path, "error", err)
+		clear(p.seen)
+	}
+	p.trim(time.Now())
+	return p, nil
+}
+
+// all returns the peers, the one seen last first.
+func (p *peers) all() []netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(p.seen), func(a, b netip.AddrPort) int { return p.seen[b].Compare(p.seen[a]) })
+}
+
+// see notes those who live, and forgets those who left.
+func (p *peers) see(living, left []netip.AddrPort, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range left {
+		delete(p.seen, a)
+	}
+	for _, a := range living {
+		p.seen[a] = now.UTC().Truncate(time.Second)
+	}
+	p.trim(now)
+}
+
+func (p *peers) trim(now time.Time) {
+	maps.DeleteFunc(p.seen, func(a netip.AddrPort, t time.Time) bool {
+		return !a.IsValid() || now.Sub(t) > peerMemory
+	})
+	if extra := len(p.seen) - maxPeers; extra > 0 {
+		oldest := slices.SortedFunc(maps.Keys(p.seen), func(a, b netip.AddrPort) int { return p.seen[a].Compare(p.seen[b]) })
+		for _, a := range oldest[:extra] {
+			delete(p.seen, a)
+		}
+	}
+}
+
+// save writes the file if it holds other peers than are known, or is an hour old.
+func (p *peers) save() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := slices.SortedFunc(maps.Keys(p.seen), netip.AddrPort.Compare)
+	if p.path == "" || slices.Equal(now, p.saved) && time.Since(p.savedAt) < time.Hour {
+		return nil
+	}
+	b, err := json.MarshalIndent(p.seen, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(p.path, b, 0o600); err != nil {
+		return fmt.Errorf("remember peers: %w", err)
+	}
+	p.saved, p.savedAt = now, time.Now()
+	return nil
+}
+
+// remember keeps the members of now for later.
+func (m *Member) remember() {
+	var living []netip.AddrPort
+	for _, o := range m.Members() {
+		if o.Suspect.IsZero() && !o.Self {
+			living = append(living, o.Addr)
+		}
+	}
+	m.peers.see(living, m.pool.takeLeft(), time.Now())
+	if err := m.peers.save(); err != nil {
+		m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
+	}
+}
