@@ -1,0 +1,156 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/intramesh/mesh/balance"
+	"github.com/intramesh/mesh/discovery"
+)
+
+// balancers keeps one set of endpoints per target, so that a failure seen by a dial, the HTTP
+// transport or an adapter is known to all of them.
+type balancers struct {
+	resolver discovery.Resolver
+
+	mu   sync.Mutex
+	sets map[target]*endpointSet
+}
+
+func newBalancers(r discovery.Resolver) *balancers {
+	return &balancers{resolver: r, sets: make(map[target]*endpointSet)}
+}
+
+// endpoints returns the target's set. A target that discovery does not know is not remembered:
+// names can come from outside, and must not fill the memory.
+func (b *balancers) endpoints(t target) *endpointSet {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.sets[t]; s != nil {
+		return s
+	}
+	s := &endpointSet{resolver: b.resolver, target: t, set: balance.New[endpoint]()}
+	s.refresh(nil)
+	if s.set.Len() > 0 {
+		b.sets[t] = s
+	}
+	return s
+}
+
+// endpoint is one instance at one address. A restarted instance is a new endpoint, of which nothing is known.
+type endpoint struct {
+	instance string
+	addr     netip.AddrPort
+}
+
+// picked is one use of an endpoint; see [balance.Picked] for what its owner owes.
+type picked = balance.Picked[endpoint]
+
+// endpointSet follows what discovery says of one target. It does so when it is asked, without a
+// goroutine.
+type endpointSet struct {
+	resolver discovery.Resolver
+	target   target
+	set      *balance.Set[endpoint]
+	view     atomic.Pointer[endpointView]
+
+	mu sync.Mutex // serialises refresh
+}
+
+// endpointView is one snapshot of discovery, seen from the target. It is immutable.
+type endpointView struct {
+	all     []discovery.Endpoint // of the service, in all states and of all ports
+	usable  map[endpoint]struct{}
+	changed <-chan struct{}
+}
+
+// current returns what discovery says now.
+func (s *endpointSet) current() *endpointView {
+	v := s.view.Load()
+	select {
+	case <-v.changed:
+		return s.refresh(v)
+	default:
+		return v
+	}
+}
+
+func (s *endpointSet) refresh(seen *endpointView) *endpointView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.view.Load(); v != seen {
+		return v // another caller was first
+	}
+	snap := s.resolver.Lookup(s.target.service)
+	v := &endpointView{all: snap.Endpoints, usable: make(map[endpoint]struct{}), changed: snap.Changed}
+	var choices []balance.Endpoint[endpoint]
+	for _, ep := range snap.Endpoints {
+		key := endpoint{ep.Instance, ep.Addr}
+		if _, dup := v.usable[key]; dup || ep.Port != s.target.port || ep.State != discovery.Ready {
+			continue
+		}
+		v.usable[key] = struct{}{}
+		c := balance.Endpoint[endpoint]{Key: key, Weight: ep.Weight}
+		if ep.Suspect {
+			c.Tier = 1
+		}
+		choices = append(choices, c)
+	}
+	s.set.Update(choices)
+	s.view.Store(v)
+	return v
+}
+
+// errAllTried is returned by pick when there are endpoints, but none that was not tried.
+var errAllTried = errors.New("all endpoints were tried")
+
+// pick chooses an endpoint that was not tried. Without an error the caller owes the outcome and
+// Done. The error is errAllTried, or wraps [ErrNoEndpoints] and says what discovery knows.
+func (s *endpointSet) pick(tried ...endpoint) (picked, error) {
+	v := s.current()
+	if p, ok := s.set.Pick(tried...); ok {
+		return p, nil
+	}
+	if len(v.usable) > 0 {
+		return picked{}, errAllTried
+	}
+	return picked{}, fmt.Errorf("%w: %s", ErrNoEndpoints, v.explain(s.target))
+}
+
+// explain says why no endpoint is usable.
+func (v *endpointView) explain(t target) string {
+	if len(v.all) == 0 {
+		return "discovery does not know the service"
+	}
+	var ports []string
+	states := make(map[discovery.State]int)
+	for _, ep := range v.all {
+		ports = append(ports, portName(ep.Port))
+		if ep.Port == t.port {
+			states[ep.State]++
+		}
+	}
+	if len(states) == 0 {
+		slices.Sort(ports)
+		return fmt.Sprintf("no port %s; known ports: %s", portName(t.port), strings.Join(slices.Compact(ports), ", "))
+	}
+	var parts []string
+	for _, st := range []discovery.State{discovery.Starting, discovery.Draining} {
+		if n := states[st]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, st))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func portName(port string) string {
+	if port == "" {
+		return "default"
+	}
+	return port
+}
