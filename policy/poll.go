@@ -1,0 +1,102 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+// Times of the long poll.
+const (
+	minBackoff  = 250 * time.Millisecond
+	maxBackoff  = 30 * time.Second
+	fetchLimit  = 2 * time.Minute
+	minInterval = 500 * time.Millisecond // between answers that bring nothing
+)
+
+// Start begins to follow the control plane, once; further calls do nothing. It does
+// not block. After an error, or a bundle that is refused, it waits from 250 ms, doubling, up to 30 s, each
+// less up to a half at random, so that a mesh does not come back all at once.
+func (s *Syncer) Start() {
+	if s.cfg.Fetch == nil {
+		return
+	}
+	s.start.Do(func() { s.wg.Go(s.follow) })
+}
+
+func (s *Syncer) follow() {
+	var refused FetchRequest
+	failures := 0
+	for s.ctx.Err() == nil {
+		began := time.Now()
+		data, err := s.fetch(FetchRequest{After: s.Version(), Refused: refused.Refused, Reason: refused.Reason})
+		wait := time.Duration(0)
+		switch {
+		case s.ctx.Err() != nil:
+			return
+		case err != nil:
+			failures++
+			wait = backoff(failures)
+			s.log.Warn("fetching rules failed; those in force stay", "error", err, "version", s.Version(), "failures", failures, "retry_in", wait)
+		case data == nil:
+			failures = 0
+			wait = max(0, minInterval-time.Since(began))
+		default:
+			if err = s.Apply(data); err == nil {
+				failures, refused = 0, FetchRequest{}
+				break
+			}
+			if s.ctx.Err() != nil {
+				return
+			}
+			failures++
+			wait = backoff(failures)
+			refused.Refused, refused.Reason = claimedVersion(data), clip(err.Error(), maxText)
+			s.log.Error("rules were refused; those in force stay", "error", err, "version", s.Version(), "refused", refused.Refused, "retry_in", wait)
+		}
+		if wait > 0 {
+			s.sleep(wait)
+		}
+	}
+}
+
+func (s *Syncer) fetch(r FetchRequest) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(s.ctx, fetchLimit, errors.New("no answer in two minutes"))
+	defer cancel()
+	return s.cfg.Fetch(ctx, r)
+}
+
+func (s *Syncer) sleep(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+}
+
+// backoff returns how long to wait after that many failures in a row.
+func backoff(failures int) time.Duration {
+	d := maxBackoff
+	if failures < 8 {
+		d = minBackoff << (failures - 1)
+	}
+	d = min(d, maxBackoff)
+	return d - rand.N(d/2) //nolint:gosec // spreads load; nothing depends on it being unpredictable
+}
+
+// claimedVersion returns the version that a refused bundle says it has, for the report. It
+// is not verified; 0 is unknown.
+func claimedVersion(data []byte) uint64 {
+	_, body, ok := cutPayload(data)
+	if !ok {
+		return 0
+	}
+	var claim struct{ Version uint64 }
+	if json.Unmarshal(body, &claim) != nil {
+		return 0
+	}
+	return claim.Version
+}
