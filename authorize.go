@@ -1,0 +1,103 @@
+package mesh
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// Authorize decides one request of the peer that ctx carries (see [ContextWithPeer]), for adapters
+// of protocols that this package does not know. It fills in r's Source, SourceAddr, Destination and Port
+// from the connection and returns nil or a *DeniedError. Without a peer of this mesh in ctx it denies.
+func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
+	p, _ := PeerFromContext(ctx)
+	if p.conn == nil || p.conn.mesh != m {
+		return &DeniedError{
+			Source: p.ID.String(), Destination: m.service,
+			Decision: policy.Decision{Rule: -1, Layer: r.Layer, Reason: "the request did not come in by a listener of this mesh"},
+		}
+	}
+	if d := m.decideRequest(ctx, p.conn, r); d != nil {
+		return d
+	}
+	return nil
+}
+
+// decideRequest decides a request on an accepted connection, and logs a denial.
+func (m *Mesh) decideRequest(ctx context.Context, sc *serverConn, r *policy.Request) *DeniedError {
+	sc.fill(r)
+	d := m.decide(ctx, r)
+	if d != nil {
+		m.logDenial(ctx, "request denied", d, sc.net.peer)
+	}
+	return d
+}
+
+func (m *Mesh) decide(ctx context.Context, r *policy.Request) *DeniedError {
+	dec := m.policy.Authorize(ctx, r)
+	m.trace.decided(r, dec)
+	if dec.Verdict == policy.Allow {
+		return nil
+	}
+	return &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
+}
+
+func (m *Mesh) logDenial(ctx context.Context, msg string, d *DeniedError, p Peer) {
+	m.log.LogAttrs(ctx, slog.LevelWarn, msg, denialAttrs(d, p)...)
+}
+
+// DeferToRequests declares that whoever serves the named ports (none given: the default one) decides each
+// request with [Mesh.Authorize]. Their listeners then admit every peer that some request could be allowed for,
+// and leave the rest to those decisions: calling it without making them opens the port. [Mesh.Handler] and
+// meshgrpc call it.
+func (m *Mesh) DeferToRequests(port ...string) {
+	if len(port) == 0 {
+		port = []string{""}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range port {
+		m.deferred[p] = true
+	}
+}
+
+func (m *Mesh) defers(port string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.deferred[port]
+}
+
+// recheckAll decides every open connection again.
+func (m *Mesh) recheckAll(ctx context.Context) {
+	for _, sc := range m.conns.all() {
+		sc.recheck(ctx)
+	}
+}
+
+// watch decides open connections again whenever the rules or the trust bundle change.
+func (m *Mesh) watch(ctx context.Context) {
+	var updated <-chan struct{}
+	if u, ok := m.identity.(interface{ Updated() <-chan struct{} }); ok {
+		updated = u.Updated()
+	}
+	for {
+		rules, trust := changed(m.policy), changed(m.identity)
+		m.recheckAll(ctx) // after the channels were taken: no change is missed
+		select {
+		case <-rules:
+		case <-trust:
+		case <-updated:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// changed returns the channel that announces v's next change, or nil when v never changes.
+func changed(v any) <-chan struct{} {
+	if c, ok := v.(interface{ Changed() <-chan struct{} }); ok {
+		return c.Changed()
+	}
+	return nil
+}

@@ -1,0 +1,380 @@
+package mesh
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// conn is a raw connection between two of our own nodes: "mesh/1" frames inside TLS.
+//
+// Reads and writes may happen at the same time; a Write that times out leaves the connection
+// usable and reports how much was taken.
+type conn struct {
+	tls  *tls.Conn
+	net  *netConn
+	bufs *sync.Pool // *[maxRecord]byte
+
+	closed  chan struct{}
+	once    sync.Once
+	failure atomic.Pointer[DeniedError] // set when this side cuts the connection
+
+	readDeadline atomic.Int64 // Unix nanoseconds, 0 for none
+
+	rmu     sync.Mutex
+	header  [frameHeader]byte
+	nheader int           // bytes of header read so far
+	left    int           // payload of the current data frame not yet read
+	control []byte        // payload of a reset frame, as it comes in
+	want    int           // length of that payload
+	empty   int           // empty data frames in a row
+	readErr error         // sticky
+	writing chan struct{} // holds one token while a Write runs
+
+	wclosed bool // guarded by the token
+}
+
+func newConn(t *tls.Conn, n *netConn, bufs *sync.Pool) *conn {
+	n.spillWrites = true
+	return &conn{tls: t, net: n, bufs: bufs, closed: make(chan struct{}), writing: make(chan struct{}, 1)}
+}
+
+func newFramePool() *sync.Pool {
+	return &sync.Pool{New: func() any { return new([maxRecord]byte) }}
+}
+
+// NetConn returns the connection below TLS, as (*tls.Conn).NetConn does.
+func (c *conn) NetConn() net.Conn    { return c.net }
+func (c *conn) LocalAddr() net.Addr  { return c.net.LocalAddr() }
+func (c *conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
+
+func (c *conn) opError(op string, err error) error {
+	if c.isClosed() {
+		err = ErrClosed
+	}
+	if d := c.failure.Load(); d != nil {
+		err = d
+	}
+	var op2 *net.OpError
+	if errors.As(err, &op2) {
+		err = op2.Err
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+}
+
+func (c *conn) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Read returns io.EOF only after the peer ended its direction; a connection that was lost before
+// gives another error. A refusal or a cut by the peer's rules is a *DeniedError.
+func (c *conn) Read(p []byte) (int, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	if c.isClosed() || c.failure.Load() != nil {
+		return 0, c.opError("read", ErrClosed)
+	}
+	if d := c.readDeadline.Load(); d != 0 && time.Now().UnixNano() >= d {
+		return 0, c.opError("read", os.ErrDeadlineExceeded)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := c.nextData(); err != nil {
+		if err == io.EOF { //nolint:errorlint // our own sentinel, as io.Reader wants it
+			return 0, io.EOF
+		}
+		return 0, c.opError("read", err)
+	}
+	n, err := c.tls.Read(p[:min(len(p), c.left)])
+	if c.failure.Load() != nil {
+		return 0, c.opError("read", ErrClosed)
+	}
+	c.left -= n
+	if n > 0 {
+		return n, nil
+	}
+	return 0, c.opError("read", c.truncated(err))
+}
+
+// nextData reads frames until there is payload to read. It keeps its state over timeouts.
+func (c *conn) nextData() error {
+	for c.left == 0 {
+		if c.readErr != nil {
+			return c.readErr
+		}
+		if c.want > 0 {
+			n, err := c.tls.Read(c.control[len(c.control):c.want])
+			c.control = c.control[:len(c.control)+n]
+			if len(c.control) == c.want {
+				c.readErr = parseReset(c.control)
+			} else if n == 0 && err != nil {
+				return c.truncated(err)
+			}
+			continue
+		}
+		n, err := c.tls.Read(c.header[c.nheader:])
+		c.nheader += n
+		if c.nheader < frameHeader {
+			if n == 0 && err != nil {
+				return c.truncated(err)
+			}
+			continue
+		}
+		c.nheader = 0
+		c.startFrame()
+	}
+	return nil
+}
+
+func (c *conn) startFrame() {
+	t, n, err := parseHeader(c.header)
+	switch {
+	case err != nil:
+		c.readErr = err
+	case t == frameEnd:
+		c.readErr = io.EOF
+	case t == frameReset && n == 0:
+		c.readErr = parseReset(nil)
+	case t == frameReset:
+		c.want, c.control = n, make([]byte, 0, n)
+	case n == 0:
+		if c.empty++; c.empty > maxEmpty {
+			c.readErr = errProtocol
+		}
+	default:
+		c.empty, c.left = 0, n
+	}
+}
+
+// truncated turns an end of the transport without an end of the stream into an error, since it might be an
+// attacker's or a crash.
+func (c *conn) truncated(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		c.readErr = io.ErrUnexpectedEOF
+		return c.readErr
+	}
+	return err
+}
+
+func parseReset(b []byte) error {
+	d := new(DeniedError)
+	if json.Unmarshal(b, d) != nil || d.Destination == "" {
+		return syscall.ECONNRESET
+	}
+	return d
+}
+
+// Write sends p. On a timeout it returns how many bytes were taken; those will be sent.
+func (c *conn) Write(p []byte) (int, error) {
+	if err := c.lockWrite(); err != nil {
+		return 0, c.opError("write", err)
+	}
+	defer func() { <-c.writing }()
+	if c.wclosed {
+		return 0, c.opError("write", syscall.EPIPE)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	buf := c.bufs.Get().(*[maxRecord]byte) //nolint:errcheck,forcetypeassert,revive // the pool holds nothing else
+	defer c.bufs.Put(buf)
+	var n int
+	for n < len(p) {
+		k := copy(buf[frameHeader:], p[n:])
+		putHeader(buf[:], frameData, k)
+		if err := c.writeFrame(buf[:frameHeader+k]); err != nil {
+			return n, c.opError("write", c.whyNotWritten(err))
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// writeFrame hands one frame to TLS as one record. TLS never sees a timeout: see netConn.
+func (c *conn) writeFrame(b []byte) error {
+	if err := c.net.waitSpill(); err != nil {
+		return err
+	}
+	if c.net.writeDeadline.Passed() {
+		return os.ErrDeadlineExceeded
+	}
+	_, err := c.tls.Write(b)
+	return err
+}
+
+// lockWrite takes the token that one writer holds.
+func (c *conn) lockWrite() error {
+	if c.isClosed() || c.failure.Load() != nil {
+		return ErrClosed
+	}
+	select {
+	case c.writing <- struct{}{}:
+	default:
+		select {
+		case c.writing <- struct{}{}:
+		case <-c.closed:
+			return ErrClosed
+		case <-c.net.writeDeadline.Done():
+			return os.ErrDeadlineExceeded
+		}
+	}
+	if c.net.writeDeadline.Passed() {
+		<-c.writing
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// whyNotWritten looks for the reason that the peer gave before it closed: a program that writes first
+// would otherwise see only a reset.
+func (c *conn) whyNotWritten(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || c.isClosed() || !c.rmu.TryLock() {
+		return err
+	}
+	defer c.rmu.Unlock()
+	_ = c.net.SetReadDeadline(time.Now().Add(resetWait))
+	defer func() { _ = c.restoreReadDeadline() }()
+	_ = c.nextData()
+	if d := (*DeniedError)(nil); errors.As(c.readErr, &d) {
+		return d
+	}
+	return err
+}
+
+// resetWait bounds how long a side waits to send or to receive the reason for a reset.
+const resetWait = 100 * time.Millisecond
+
+// CloseWrite ends this direction: the peer reads io.EOF after what was written. Reading goes on.
+func (c *conn) CloseWrite() error {
+	if err := c.lockWrite(); err != nil {
+		return c.opError("close", err)
+	}
+	defer func() { <-c.writing }()
+	if err := c.sendEnd(); err != nil {
+		return c.opError("close", err)
+	}
+	return nil
+}
+
+func (c *conn) sendEnd() error {
+	if c.wclosed {
+		return nil
+	}
+	var b [frameHeader]byte
+	putHeader(b[:], frameEnd, 0)
+	if err := c.writeFrame(b[:]); err != nil {
+		return err
+	}
+	c.wclosed = true
+	return nil
+}
+
+// Close ends both directions. Reads and writes in progress return ErrClosed.
+func (c *conn) Close() error {
+	err := c.opError("close", ErrClosed)
+	c.once.Do(func() {
+		close(c.closed)
+		if c.failure.Load() != nil {
+			err = nil // reset closes it, once the peer has been told
+			return
+		}
+		select {
+		case c.writing <- struct{}{}:
+			if !c.net.spilling() {
+				_ = c.net.SetWriteDeadline(time.Now().Add(resetWait))
+				_ = c.sendEnd() // the peer may be gone already
+			}
+			<-c.writing
+		default: // a Write is blocked: break it
+		}
+		err = c.net.Close()
+	})
+	return err
+}
+
+// reset tells the peer why it is cut off, then closes. It blocks for at most a second or so.
+func (c *conn) reset(d *DeniedError) {
+	if !c.failure.CompareAndSwap(nil, d) {
+		return
+	}
+	_ = c.net.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+	defer c.net.Close()
+	t := time.NewTimer(resetWait)
+	defer t.Stop()
+	select {
+	case c.writing <- struct{}{}: // kept: nobody writes after a reset
+	case <-t.C:
+		return
+	}
+	if c.net.spilling() {
+		return
+	}
+	payload, err := json.Marshal(d)
+	if err != nil || len(payload) > maxResetJSON {
+		payload = nil
+	}
+	b := make([]byte, frameHeader, frameHeader+len(payload))
+	putHeader(b, frameReset, len(payload))
+	_ = c.net.SetWriteDeadline(time.Now().Add(resetWait))
+	if _, err := c.tls.Write(append(b, payload...)); err != nil {
+		return
+	}
+	c.net.linger()
+}
+
+// linger lets what was written reach the peer: closing a TCP socket with unread input would
+// destroy it. It reads and drops what still comes, bounded.
+func (c *netConn) linger() {
+	if c.CloseWrite() != nil {
+		return
+	}
+	const maxDrop = 1 << 20
+	_ = c.Conn.SetReadDeadline(time.Now().Add(10 * resetWait))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.Conn, maxDrop))
+}
+
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.isClosed() {
+		return c.opError("set", ErrClosed)
+	}
+	var ns int64
+	if !t.IsZero() {
+		ns = t.UnixNano()
+	}
+	c.readDeadline.Store(ns)
+	if c.failure.Load() != nil {
+		return nil // a reset is under way and has its own
+	}
+	return c.net.SetReadDeadline(t)
+}
+
+func (c *conn) restoreReadDeadline() error {
+	if ns := c.readDeadline.Load(); ns != 0 {
+		return c.net.SetReadDeadline(time.Unix(0, ns))
+	}
+	return c.net.SetReadDeadline(time.Time{})
+}
+
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if c.isClosed() {
+		return c.opError("set", ErrClosed)
+	}
+	return c.net.SetWriteDeadline(t)
+}

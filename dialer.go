@@ -1,0 +1,170 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// attemptTimeout bounds connecting to one endpoint, handshake included, so that a dead one does not use up the
+	// caller's time while others are there.
+	attemptTimeout = 5 * time.Second
+	maxAttempts    = 4
+)
+
+// Dial connects to a service by its name, "payments", or to one of its named ports, "payments:admin". A name with
+// slashes may also be written with dots, "invoices.billing"… see the package documentation for names. Its signature fits
+// the DialContext and Dialer fields of clients for other protocols.
+//
+// It connects to the least loaded endpoint and tries another when that fails. What answers has shown the
+// certificate of that very service, or Dial fails. The connection has CloseWrite, and [PeerFromConn] tells
+// who answered. If the service's rules refuse it, the first Read or Write returns a *DeniedError: TLS 1.3 lets a client
+// finish before the server has decided.
+//
+// Network is "tcp", "tcp4" or "tcp6". Errors are *DialError; ErrNoEndpoints is inside when there is nobody to
+// call. ctx bounds the call alone.
+func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	t, err := parseTarget(address)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: dial: %w", err)
+	}
+	if network != "tcp" && network != "tcp4" && network != "tcp6" {
+		return nil, &DialError{Service: t.service, Port: t.port, Err: net.UnknownNetworkError(network)}
+	}
+	if m.ctx.Err() != nil {
+		return nil, &DialError{Service: t.service, Port: t.port, Err: ErrClosed}
+	}
+	set := m.balance.endpoints(t)
+	var tried []endpoint
+	var last error
+	for len(tried) < maxAttempts {
+		p, err := set.pick(tried...)
+		if err != nil {
+			if last == nil {
+				last = &DialError{Service: t.service, Port: t.port, Err: err}
+			}
+			break
+		}
+		c, err := m.dialEndpoint(ctx, t, p.Key.addr, []string{alpnMesh})
+		if err == nil {
+			p.Succeeded(0)
+			// Until it is closed the connection counts as load of its endpoint.
+			n, _ := underTLS(c)
+			n.afterClose(p.Done)
+			return c, nil
+		}
+		if ctx.Err() == nil && m.ctx.Err() == nil {
+			p.Failed()
+		}
+		p.Done()
+		tried, last = append(tried, p.Key), err
+		if ctx.Err() != nil || m.ctx.Err() != nil {
+			break
+		}
+	}
+	if de := (*DialError)(nil); errors.As(last, &de) {
+		de.Attempts = len(tried)
+	}
+	return nil, last
+}
+
+// DialEndpoint connects to one known endpoint of a service ("payments" or "payments:admin"), for adapters that balance by
+// themselves. The certificate that answers must be the service's. alpn lists the application protocols to offer; with
+// any given, the connection is a bare *tls.Conn. None means a raw connection, as [Mesh.Dial] makes. Errors are *DialError.
+func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.AddrPort, alpn ...string) (net.Conn, error) {
+	t, err := parseTarget(address)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: dial: %w", err)
+	}
+	if len(alpn) == 0 {
+		alpn = []string{alpnMesh}
+	}
+	return m.dialEndpoint(ctx, t, addr, alpn)
+}
+
+func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
+	start := time.Now()
+	c, err := m.handshakeWith(ctx, t, addr, alpn)
+	m.trace.dialDone(t, addr, start, err)
+	if err != nil {
+		return nil, &DialError{Service: t.service, Port: t.port, Addr: addr.String(), Attempts: 1, Err: err}
+	}
+	return c, nil
+}
+
+func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	defer context.AfterFunc(m.ctx, cancel)()
+	inner, err := m.cfg.Network.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, m.closedOr(err)
+	}
+	n := newNetConn(inner)
+	if !m.dialed.add(n) {
+		n.Close() //nolint:errcheck,gosec // the mesh is closing
+		return nil, ErrClosed
+	}
+	tc := tls.Client(n, m.clientTLS(t.service, alpn))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		n.Close() //nolint:errcheck,gosec // it has failed
+		return nil, m.closedOr(err)
+	}
+	cs := tc.ConnectionState()
+	n.peer = newPeer(n, cs)
+	if cs.NegotiatedProtocol == alpnMesh {
+		return newConn(tc, n, m.frames), nil
+	}
+	return tc, nil
+}
+
+func (m *Mesh) closedOr(err error) error {
+	if m.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return err
+}
+
+// dialedConns holds the connections that this process dialed, for Close. The zero value is ready.
+type dialedConns struct {
+	mu     sync.Mutex
+	conns  map[*netConn]struct{}
+	closed bool
+}
+
+func (d *dialedConns) add(n *netConn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	if d.conns == nil {
+		d.conns = make(map[*netConn]struct{})
+	}
+	d.conns[n] = struct{}{}
+	n.afterClose(func() { // not at once: nobody else knows n yet
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.conns, n)
+	})
+	return true
+}
+
+func (d *dialedConns) close() {
+	d.mu.Lock()
+	d.closed = true
+	conns := make([]*netConn, 0, len(d.conns))
+	for n := range d.conns {
+		conns = append(conns, n)
+	}
+	d.mu.Unlock()
+	for _, n := range conns {
+		_ = n.Close()
+	}
+}

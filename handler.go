@@ -1,0 +1,138 @@
+package mesh
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// identityHeaders are set by proxies to say who the caller is. Here only the certificate does.
+var identityHeaders = []string{ //nolint:gochecknoglobals // a constant list
+	"Forwarded-Client-Cert", "X-Forwarded-Client-Cert", "X-Client-Cert", "X-Client-Dn", "X-Ssl-Client-Cert", "X-Ssl-Client-S-Dn",
+	"X-Ssl-Client-Verify", "Ssl-Client-Cert", "X-Spiffe-Id", "Client-Cert", "Client-Cert-Chain", // the last two are RFC 9440's
+}
+
+// Handler wraps h so that the rules decide each request, with its method, path, host and headers. A request that is
+// refused gets 403 and a problem document (RFC 9457) that names the rule; the connection stays. Within h,
+// [PeerFromContext] tells the caller.
+//
+// The request that was judged is the one that h gets: a path that could be read in two ways (encoded slashes, dot
+// segments, backslashes, …) is answered with 400; Host is lower case and without port; headers by which a
+// proxy would claim an identity are removed.
+//
+// It also tells the listeners of the named ports (none given: the default one) to let in every peer that some
+// request could be allowed for. Serve h on those ports alone: a request that comes in by another listener, or by none
+// of this mesh, is refused.
+func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
+	if len(port) == 0 {
+		port = []string{""}
+	}
+	ports := slices.Clone(port)
+	m.DeferToRequests(ports...)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sc := m.connOf(r.Context())
+		switch {
+		case sc == nil:
+			m.log.Error("request refused: it did not come in by a listener of this mesh", "remote", r.RemoteAddr)
+			http.Error(w, "this handler serves a mesh listener only", http.StatusForbidden)
+			return
+		case !slices.Contains(ports, sc.port):
+			m.log.Error("request refused: the handler was made for other ports", "port", sc.port, "handler_ports", ports)
+			http.Error(w, "misconfigured: mesh.Handler was made for other ports", http.StatusInternalServerError)
+			return
+		}
+		defer sc.begin()()
+		m.serve(w, r, h, sc)
+	})
+}
+
+func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
+	path, host, err := canonical(r)
+	if err != nil {
+		m.log.Warn("request refused: ambiguous", "source", sc.net.peer.ID.String(), "error", err)
+		http.Error(w, "mesh: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	select {
+	case <-m.draining:
+		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
+	default:
+	}
+	req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: path, Host: host, Header: r.Header}
+	if d := m.decideRequest(r.Context(), sc, &req); d != nil {
+		writeDenied(w, r, d)
+		return
+	}
+	r = r.WithContext(ContextWithPeer(r.Context(), sc.net.peer))
+	r.Host = host
+	for _, k := range identityHeaders {
+		if _, ok := r.Header[k]; ok {
+			r.Header = r.Header.Clone()
+			for _, k := range identityHeaders {
+				delete(r.Header, k)
+			}
+			break
+		}
+	}
+	h.ServeHTTP(w, r)
+}
+
+// connOf finds the connection that a request came by: net/http puts its local address into the context, and ours is
+// unique to the connection.
+func (m *Mesh) connOf(ctx context.Context) *serverConn {
+	a, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return nil
+	}
+	return m.conns.find(a)
+}
+
+// begin counts a request in flight; what it returns ends it.
+func (sc *serverConn) begin() func() {
+	sc.active.Add(1)
+	return func() {
+		sc.lastEnd.Store(time.Now().UnixNano())
+		sc.active.Add(-1)
+	}
+}
+
+// flushTime is left to the server, after a handler has returned, to send the rest of its response.
+const flushTime = 200 * time.Millisecond
+
+// closeIfIdle closes a connection that [Mesh.Handler] serves and that has no request under way. It leaves alone
+// what it knows nothing of: raw connections and gRPC's.
+func (sc *serverConn) closeIfIdle() {
+	end := sc.lastEnd.Load()
+	if end != 0 && sc.active.Load() == 0 && time.Since(time.Unix(0, end)) > flushTime {
+		sc.net.Close() //nolint:errcheck,gosec // idle
+	}
+}
+
+// close ends the connection now.
+func (sc *serverConn) close() error {
+	if sc.raw != nil {
+		_ = sc.raw.Close()
+	}
+	return sc.net.Close()
+}
+
+var standardMethods = []string{ //nolint:gochecknoglobals // a constant list
+	"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE",
+}
+
+// canonical returns the one reading of a request's path and host, or an error when there are several.
+func canonical(r *http.Request) (path, host string, err error) {
+	if up := strings.ToUpper(r.Method); up != r.Method && slices.Contains(standardMethods, up) {
+		return "", "", badRequest("method " + up + " is not in upper case")
+	}
+	if path, err = canonicalPath(r); err != nil {
+		return "", "", err
+	}
+	host, err = canonicalHost(r.Host)
+	return path, host, err
+}

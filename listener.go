@@ -1,0 +1,244 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/intramesh/mesh/discovery"
+)
+
+const (
+	// handshakeTimeout bounds a handshake; maxHandshakes those that run at once on a listener. Above it
+	// the oldest is dropped: silent connections can't keep honest ones out.
+	handshakeTimeout = 10 * time.Second
+	maxHandshakes    = 1024
+	// maxUnaccepted bounds verified connections that the application has not yet accepted, and refusals under way.
+	maxUnaccepted = 1024
+	// announceTimeout bounds telling discovery about a listener.
+	announceTimeout = 5 * time.Second
+)
+
+// ListenOptions adjusts one listener.
+type ListenOptions struct {
+	// Port names the port within the service: "admin" is dialed as "payments:admin". Empty means the default
+	// port, dialed as "payments".
+	Port string
+	// ALPN lists the application protocols to accept, in order of preference, for an application that does not
+	// speak them all; nil means "h2", "http/1.1" and the mesh's own raw protocol. A client that
+	// offers none is served as well.
+	ALPN []string
+}
+
+// Listen announces a named port of this service and returns a listener for it. At most one
+// ListenOptions may be given.
+//
+// Accept returns connections whose peer is verified and allowed. It starts the handshakes: they run side by
+// side, bounded in number and time, so that a slow peer never holds up the others. A raw connection from
+// another node is a net.Conn with CloseWrite that behaves as TCP's does; for HTTP/2, HTTP/1.1 and clients without
+// our code it is a bare *tls.Conn, as net/http and gRPC want it (of which golang/go#46977 is true: a Write
+// that timed out has broken it). [PeerFromConn] tells who it is.
+//
+// Rules about HTTP or gRPC requests take effect when the port is served by [Mesh.Handler] or meshgrpc. Without
+// these, a connection is decided once, as a whole, and such rules never open it.
+//
+// Network is "tcp", "tcp4" or "tcp6"; ctx bounds the call alone. Closing the listener withdraws the port.
+func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...ListenOptions) (net.Listener, error) {
+	var o ListenOptions
+	switch len(opts) {
+	case 0:
+	case 1:
+		o = opts[0]
+	default:
+		return nil, errors.New("mesh: listen: more than one ListenOptions")
+	}
+	if o.Port != "" {
+		if err := checkName("port", o.Port); err != nil {
+			return nil, fmt.Errorf("mesh: listen: %w", err)
+		}
+	}
+	if o.ALPN == nil {
+		o.ALPN = []string{alpnHTTP2, alpnHTTP1, alpnMesh}
+	}
+	inner, err := m.cfg.Network.Listen(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: listen: %w", err)
+	}
+	l := &listener{
+		mesh: m, inner: inner, port: o.Port, tls: m.serverTLS(slices.Clone(o.ALPN)),
+		ready: make(chan net.Conn), failed: make(chan struct{}), slots: make(chan struct{}, maxUnaccepted),
+	}
+	l.ctx, l.cancel = context.WithCancel(m.ctx)
+	if err := m.addListener(l); err != nil {
+		l.cancel()
+		return nil, errors.Join(err, inner.Close())
+	}
+	if err := m.announce(ctx, l, discovery.Ready); err != nil {
+		return nil, errors.Join(fmt.Errorf("mesh: listen: announce %s: %w", joinTarget(m.service, l.port), err), l.Close())
+	}
+	return l, nil
+}
+
+// listener accepts verified and authorized connections for one named port.
+type listener struct {
+	mesh   *Mesh
+	inner  net.Listener
+	port   string
+	tls    *tls.Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	start  sync.Once
+	once   sync.Once
+	wg     sync.WaitGroup
+	ready  chan net.Conn
+	failed chan struct{} // closed when inner can accept no more
+	err    error         // why; set before failed is closed
+	slots  chan struct{}
+
+	mu      sync.Mutex
+	pending []*netConn // in handshake, oldest first
+}
+
+func (l *listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Accept returns the next connection. The first call starts accepting: until then the operating system queues
+// what comes in.
+func (l *listener) Accept() (net.Conn, error) {
+	if l.ctx.Err() != nil {
+		return nil, l.opError(ErrClosed)
+	}
+	l.start.Do(func() { l.wg.Go(l.acceptLoop) })
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, l.opError(ErrClosed)
+	case <-l.failed:
+		return nil, l.err
+	}
+}
+
+func (l *listener) opError(err error) error {
+	return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: err}
+}
+
+// Close stops accepting, withdraws the port and waits for handshakes to end. Accepted connections stay open.
+func (l *listener) Close() error {
+	err := l.opError(ErrClosed)
+	l.once.Do(func() {
+		l.cancel()
+		l.start.Do(func() {}) // no loop may start any more
+		err = l.inner.Close()
+		l.mesh.withdraw(l)
+		l.wg.Wait()
+	})
+	return err
+}
+
+func (l *listener) acceptLoop() {
+	const minPause, maxPause = 5 * time.Millisecond, time.Second
+	pause := minPause
+	for {
+		c, err := l.inner.Accept()
+		if err == nil {
+			pause = minPause
+			l.admit(newNetConn(c))
+			continue
+		}
+		if l.ctx.Err() != nil {
+			return
+		}
+		// Out of file descriptors, or a peer that left while it was queued: it passes.
+		var t interface{ Temporary() bool }
+		if !errors.As(err, &t) || !t.Temporary() {
+			l.err = err
+			close(l.failed)
+			return
+		}
+		l.mesh.log.Warn("accept failed, trying again", "port", l.port, "error", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-l.ctx.Done():
+			return
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+func (l *listener) admit(n *netConn) {
+	l.mu.Lock()
+	var oldest *netConn
+	if len(l.pending) >= maxHandshakes {
+		oldest, l.pending = l.pending[0], l.pending[1:]
+	}
+	l.pending = append(l.pending, n)
+	l.mu.Unlock()
+	if oldest != nil {
+		oldest.Close() //nolint:errcheck,gosec // its handshake fails
+	}
+	l.wg.Go(func() { l.handshake(n) })
+}
+
+func (l *listener) handshake(n *netConn) {
+	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+	defer cancel()
+	t := tls.Server(n, l.tls)
+	err := t.HandshakeContext(ctx)
+	l.mu.Lock()
+	if i := slices.Index(l.pending, n); i >= 0 {
+		l.pending = slices.Delete(l.pending, i, i+1)
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.mesh.trace.handshakeFailed(addrPort(n.RemoteAddr()), err)
+		l.mesh.log.Debug("handshake failed", "addr", n.RemoteAddr().String(), "port", l.port, "error", err)
+		n.Close() //nolint:errcheck,gosec // it has failed
+		return
+	}
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+		l.decide(n, t)
+	default:
+		l.mesh.log.Warn("connection dropped: the application does not accept", "port", l.port, "addr", n.RemoteAddr().String())
+		n.Close() //nolint:errcheck,gosec // dropped
+	}
+}
+
+// decide registers the connection, decides, and hands it to Accept, in this order: a change of the rules at any
+// moment finds it.
+func (l *listener) decide(n *netConn, t *tls.Conn) {
+	cs := t.ConnectionState()
+	n.peer = newPeer(n, cs)
+	n.peer.Port = l.port
+	sc := &serverConn{mesh: l.mesh, net: n, port: l.port}
+	n.peer.conn = sc
+	var c net.Conn = t
+	if cs.NegotiatedProtocol == alpnMesh {
+		sc.raw = newConn(t, n, l.mesh.frames)
+		c = sc.raw
+	} else {
+		sc.deferred = l.mesh.defers(l.port)
+	}
+	if !sc.register() {
+		n.Close() //nolint:errcheck,gosec // the mesh is closing
+		return
+	}
+	if d := sc.decide(l.ctx); d != nil {
+		sc.denied.Store(d)
+		l.mesh.logDenial(l.ctx, "connection denied", d, n.peer)
+		l.mesh.refuse(l.ctx, sc, t, d)
+		return
+	}
+	select {
+	case l.ready <- c:
+	case <-l.ctx.Done():
+		c.Close() //nolint:errcheck,gosec // nobody will accept it
+	}
+}

@@ -1,0 +1,290 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/static"
+	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// A Config says who joins and what it builds on. [Join] copies it.
+type Config struct {
+	// Service is the name that others dial; it must be the one in the certificate. Empty means the
+	// certificate's.
+	Service string
+	// Bootstrap reaches a control plane; it fills whichever of the next three is nil.
+	Bootstrap *Bootstrap
+	// Identity holds the certificate to show and the authorities to trust: a source of package identity, or any
+	// of go-spiffe. Whoever made it closes it, after the mesh.
+	Identity identity.Source
+	// Discovery finds the endpoints of services. If it is a discovery.Registrar too, Listen announces to it. Whoever
+	// made it closes it, after the mesh.
+	Discovery discovery.Resolver
+	// Policy decides who may call this service. Nil, without a Bootstrap, denies everybody.
+	Policy policy.Authorizer
+
+	// Advertise is the IP address that others reach this process by. Empty means the address of the listener, or, for a
+	// listener on all addresses, the one that faces the control plane.
+	Advertise string
+	// Zone is the locality to announce, such as "eu-west-1a"; it may be empty.
+	Zone string
+	// StateDir keeps certificate, rules and known members over a restart, so that the control plane need not be there
+	// then. One directory belongs to one process. It is made with mode 0700. Empty keeps nothing, and a
+	// restart needs a new token.
+	StateDir string
+
+	// Logger gets what an operator should know; nil drops it.
+	Logger *slog.Logger
+	// Trace gets every event; it may be nil.
+	Trace *Trace
+	// Network makes the connections; nil is the operating system's.
+	Network Network
+}
+
+// A Mesh is this process's place in the mesh. Make one with [Join], end it with [Mesh.Shutdown] or [Mesh.Close].
+// It is safe for concurrent use.
+type Mesh struct {
+	cfg         Config
+	service     string
+	trustDomain spiffeid.TrustDomain
+	identity    identity.Source
+	discovery   discovery.Resolver
+	policy      policy.Authorizer
+	log         *slog.Logger
+	trace       *Trace
+	advertise   netip.Addr
+	facing      netip.Addr // the local address that faces the control plane
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // our goroutines
+	cert    atomic.Pointer[tls.Certificate]
+	frames  *sync.Pool
+	conns   *connTable
+	dialed  dialedConns
+	balance *balancers
+	web     *transport
+
+	draining  chan struct{}
+	drainOnce sync.Once
+	closeOnce sync.Once
+	closers   []func(context.Context) error // what Join made, in order; closed in reverse
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[string]*listener // by named port
+	deferred  map[string]bool      // ports whose requests are decided one by one
+}
+
+// Join makes this process a member of the mesh: it gets an identity, finds the other members and the rules. Afterwards
+// Dial and Listen work. ctx bounds the joining alone.
+//
+// With a Bootstrap, everything comes from a control plane; when that can't be reached and StateDir holds what an
+// earlier run learnt, Join succeeds without it. Otherwise Identity is required.
+func Join(ctx context.Context, cfg Config) (*Mesh, error) {
+	m, err := newMesh(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: join: %w", err)
+	}
+	if err := m.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("mesh: join: %w", err), m.Close())
+	}
+	return m, nil
+}
+
+func newMesh(cfg Config) (*Mesh, error) {
+	if cfg.Bootstrap == nil && cfg.Identity == nil {
+		return nil, errors.New("no identity: set Config.Bootstrap (see BootstrapFromEnv) or Config.Identity")
+	}
+	if cfg.Service != "" {
+		if err := checkService(cfg.Service); err != nil {
+			return nil, fmt.Errorf("Config.Service: %w", err)
+		}
+	}
+	if cfg.Bootstrap != nil {
+		if err := cfg.Bootstrap.check(); err != nil {
+			return nil, fmt.Errorf("Config.Bootstrap: %w", err)
+		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Network == nil {
+		cfg.Network = &systemNetwork{}
+	}
+	m := &Mesh{
+		cfg: cfg, log: cfg.Logger, trace: cfg.Trace,
+		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
+		frames: newFramePool(), conns: newConnTable(), draining: make(chan struct{}),
+		listeners: make(map[string]*listener), deferred: make(map[string]bool),
+	}
+	if cfg.Advertise != "" {
+		a, err := netip.ParseAddr(cfg.Advertise)
+		if err != nil {
+			return nil, fmt.Errorf("Config.Advertise: %w", err)
+		}
+		m.advertise = a.Unmap()
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.web = newTransport(m)
+	return m, nil
+}
+
+func (m *Mesh) start(ctx context.Context) error {
+	if b := m.cfg.Bootstrap; b != nil && m.identity == nil {
+		if err := m.enrol(ctx, b); err != nil {
+			return err
+		}
+	}
+	svid, err := m.identity.GetX509SVID()
+	if err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	m.trustDomain, m.service = svid.ID.TrustDomain(), identity.ServiceName(svid.ID)
+	if m.service == "" {
+		return fmt.Errorf("identity: %s names no service", svid.ID)
+	}
+	if want := m.cfg.Service; want != "" && want != m.service {
+		return fmt.Errorf("Config.Service is %q, but the certificate is that of %s", want, svid.ID)
+	}
+	if b := m.cfg.Bootstrap; b != nil {
+		if err := m.connect(ctx, b); err != nil {
+			return err
+		}
+	}
+	if m.discovery == nil {
+		m.discovery = static.New()
+	}
+	if m.balance == nil {
+		m.balance = newBalancers(m.discovery)
+	}
+	if m.policy == nil {
+		m.policy = policy.AuthorizerFunc(denyUnset)
+	}
+	m.spawn(func() { m.watch(m.ctx) })
+	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
+	return nil
+}
+
+func denyUnset(_ context.Context, r *policy.Request) policy.Decision {
+	return policy.Decision{Rule: -1, Layer: r.Layer, Reason: "this process has no rules: neither Config.Policy nor Config.Bootstrap is set"}
+}
+
+// ID returns the SPIFFE ID of this process.
+func (m *Mesh) ID() spiffeid.ID { return m.idOf(m.service) }
+
+// Discovery returns the resolver in use, for adapters.
+func (m *Mesh) Discovery() discovery.Resolver { return m.discovery }
+
+// Logger returns the logger in use, never nil.
+func (m *Mesh) Logger() *slog.Logger { return m.log }
+
+// Draining returns a channel that is closed when Shutdown or Close begins: time to report not ready.
+func (m *Mesh) Draining() <-chan struct{} { return m.draining }
+
+// Done returns a channel that is closed when the mesh is closed.
+func (m *Mesh) Done() <-chan struct{} { return m.ctx.Done() }
+
+// spawn runs f in a goroutine that Close waits for. Once Close has begun it does not run f.
+func (m *Mesh) spawn(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.wg.Go(f)
+	}
+}
+
+// drainPause is how long Shutdown keeps accepting after it has announced that it drains, so that the news overtakes
+// the last connections.
+const drainPause = 500 * time.Millisecond
+
+// Shutdown leaves without failing anybody's request: it announces that this process drains, keeps accepting for half a
+// second, closes the listeners, waits until the connections and requests under way have ended, and then closes everything
+// as Close does. When ctx ends first it closes what is left and returns ctx's error.
+func (m *Mesh) Shutdown(ctx context.Context) error {
+	m.drainOnce.Do(func() { close(m.draining) })
+	err := m.drain(ctx)
+	return errors.Join(err, m.close(ctx))
+}
+
+func (m *Mesh) drain(ctx context.Context) error {
+	listeners := m.allListeners()
+	if len(listeners) > 0 {
+		for _, l := range listeners {
+			if err := m.announce(ctx, l, discovery.Draining); err != nil {
+				m.log.Warn("could not announce that this process drains", "port", l.port, "error", err)
+			}
+		}
+		select {
+		case <-time.After(drainPause):
+		case <-ctx.Done():
+		}
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}
+	idle := m.conns.close()
+	tick := time.NewTicker(flushTime / 2)
+	defer tick.Stop()
+	for {
+		for _, sc := range m.conns.all() {
+			sc.closeIfIdle()
+		}
+		select {
+		case <-idle:
+			return nil
+		case <-tick.C:
+		case <-m.ctx.Done():
+			return nil // Close was called meanwhile
+		case <-ctx.Done():
+			return fmt.Errorf("mesh: shutdown: %d connections were still open: %w", len(m.conns.all()), ctx.Err())
+		}
+	}
+}
+
+// Close ends everything now: listeners, connections, gossip. It returns when nothing of the mesh is left running.
+// Closing twice is harmless.
+func (m *Mesh) Close() error {
+	m.drainOnce.Do(func() { close(m.draining) })
+	// A closed mesh still says goodbye, briefly: others need not find out by themselves.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return m.close(ctx)
+}
+
+func (m *Mesh) close(ctx context.Context) error {
+	var err error
+	m.closeOnce.Do(func() {
+		m.cancel()
+		for _, l := range m.allListeners() {
+			_ = l.Close()
+		}
+		m.mu.Lock()
+		m.closed = true
+		m.mu.Unlock()
+		idle := m.conns.close()
+		for _, sc := range m.conns.all() {
+			_ = sc.close()
+		}
+		m.web.close()
+		m.dialed.close()
+		<-idle
+		m.wg.Wait()
+		for i := len(m.closers) - 1; i >= 0; i-- {
+			err = errors.Join(err, m.closers[i](ctx))
+		}
+		m.log.Info("left the mesh", "service", m.service)
+	})
+	return err
+}

@@ -1,0 +1,155 @@
+package mesh
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/policy"
+)
+
+// serverConn is one accepted connection, from the end of its handshake until it is closed.
+type serverConn struct {
+	mesh     *Mesh
+	net      *netConn
+	port     string
+	raw      *conn                       // nil for HTTP and plain TLS
+	deferred bool                        // its requests are decided one by one
+	denied   atomic.Pointer[DeniedError] // set when it is being refused
+	active   atomic.Int64                // requests in Handler
+	lastEnd  atomic.Int64                // when the last of them ended, Unix nanoseconds; 0 before
+}
+
+// connTable holds every accepted connection, so that no connection is open and unknown.
+type connTable struct {
+	mu     sync.Mutex
+	conns  map[net.Addr]*serverConn // by the pointer that netConn.local is
+	closed bool
+	idle   chan struct{} // closed when the table is empty and closed
+}
+
+func newConnTable() *connTable {
+	return &connTable{conns: make(map[net.Addr]*serverConn), idle: make(chan struct{})}
+}
+
+// add fails when the mesh is closing.
+func (t *connTable) add(sc *serverConn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.conns[sc.net.local] = sc
+	return true
+}
+
+func (t *connTable) remove(sc *serverConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, sc.net.local)
+	t.checkIdle()
+}
+
+func (t *connTable) checkIdle() {
+	if t.closed && len(t.conns) == 0 {
+		select {
+		case <-t.idle:
+		default:
+			close(t.idle)
+		}
+	}
+}
+
+// close stops additions; the channel is closed once the last connection is gone.
+func (t *connTable) close() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.checkIdle()
+	return t.idle
+}
+
+func (t *connTable) all() []*serverConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*serverConn, 0, len(t.conns))
+	for _, sc := range t.conns {
+		all = append(all, sc)
+	}
+	return all
+}
+
+// find returns the connection whose LocalAddr a is.
+func (t *connTable) find(a net.Addr) *serverConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conns[a]
+}
+
+// register makes the connection known until it is closed. It fails when the mesh is closing.
+func (sc *serverConn) register() bool {
+	if !sc.mesh.conns.add(sc) {
+		return false
+	}
+	expiry := time.AfterFunc(time.Until(sc.net.peer.Expiry), func() { sc.recheck(sc.mesh.ctx) })
+	sc.net.afterClose(func() {
+		expiry.Stop()
+		sc.mesh.conns.remove(sc)
+	})
+	return true
+}
+
+// fill puts into r what the connection knows.
+func (sc *serverConn) fill(r *policy.Request) {
+	r.Source = sc.net.peer.ID
+	r.SourceAddr = sc.net.peer.Addr.Addr()
+	r.Destination = sc.mesh.service
+	r.Port = sc.port
+}
+
+// decide asks the rules whether the connection may be open.
+func (sc *serverConn) decide(ctx context.Context) *DeniedError {
+	r := policy.Request{Layer: policy.LayerConnection, Deferred: sc.deferred}
+	sc.fill(&r)
+	return sc.mesh.decide(ctx, &r)
+}
+
+// recheck closes the connection when it is no longer allowed.
+func (sc *serverConn) recheck(ctx context.Context) {
+	if sc.denied.Load() != nil {
+		return // it is being refused already
+	}
+	if _, err := identity.Verify(sc.net.peer.chain, sc.mesh.identity); err != nil {
+		sc.cut(&DeniedError{
+			Source: sc.net.peer.ID.String(), Destination: sc.mesh.service, Port: sc.port,
+			Decision: policy.Decision{Rule: -1, Layer: policy.LayerConnection, Reason: "the certificate is no longer valid: " + err.Error()},
+		})
+		return
+	}
+	if d := sc.decide(ctx); d != nil {
+		sc.cut(d)
+	}
+}
+
+// cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
+func (sc *serverConn) cut(d *DeniedError) {
+	sc.mesh.log.LogAttrs(context.Background(), slog.LevelWarn, "connection cut", denialAttrs(d, sc.net.peer)...)
+	sc.mesh.trace.connCut(sc.net.peer, d)
+	if sc.raw == nil {
+		sc.net.Close() //nolint:errcheck,gosec // nothing to do about it
+		return
+	}
+	sc.mesh.spawn(func() { sc.raw.reset(d) })
+}
+
+func denialAttrs(d *DeniedError, p Peer) []slog.Attr {
+	return []slog.Attr{
+		slog.String("source", d.Source), slog.String("destination", joinTarget(d.Destination, d.Port)),
+		slog.String("policy", d.Policy), slog.Int("rule", d.Rule), slog.Uint64("rules_version", d.Version),
+		slog.String("layer", d.Layer.String()), slog.String("reason", d.Reason), slog.String("addr", p.Addr.String()),
+	}
+}
