@@ -25,6 +25,7 @@ const (
 
 // run renews until ctx is done. It compares times by the wall clock (Round strips the other).
 func (s *StepCA) run(ctx context.Context) {
+	defer s.persist() // Close may come between a change and its turn
 	renew := renewAt(s.snapshot.Load().svid)
 	var renewals, refreshes int // failures in a row
 	for {
