@@ -8,11 +8,11 @@ type Explanation struct {
 	// Shadow is the decision's.
 	Shadow *Shadow `json:"shadow,omitempty"`
 	// Policies are those whose destination is the service, in the order of the bundle.
-	Policies []PolicyTrace `json:"policies"`
+	Policies []DocumentTrace `json:"policies"`
 }
 
-// A PolicyTrace is what one document made of a request.
-type PolicyTrace struct {
+// A DocumentTrace is what one document made of a request.
+type DocumentTrace struct {
 	Policy  string `json:"policy"`
 	Action  Action `json:"action"`
 	Mode    Mode   `json:"mode"`
@@ -31,7 +31,7 @@ type RuleTrace struct {
 // Explain decides a request as [Engine.Authorize] does, and tells how every policy for the
 // service saw it. It is for people: it allocates, and looks at each rule.
 func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
-	out := Explanation{Decision: e.Authorize(ctx, r), Policies: []PolicyTrace{}}
+	out := Explanation{Decision: e.Authorize(ctx, r), Policies: []DocumentTrace{}}
 	out.Shadow = out.Decision.Shadow
 	if e == nil || r.Destination == "" {
 		return out
@@ -42,7 +42,7 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 		if parseService(v, doc.destination) != nil || !v.match(r.Destination) {
 			continue
 		}
-		t := PolicyTrace{Policy: doc.name, Action: doc.action, Mode: doc.mode, Rules: make([]RuleTrace, len(doc.rules))}
+		t := DocumentTrace{Policy: doc.name, Action: doc.action, Mode: doc.mode, Rules: make([]RuleTrace, len(doc.rules))}
 		for i, rule := range doc.rules {
 			t.Rules[i] = q.as(doc.action).trace(rule)
 			t.Matched = t.Matched || t.Rules[i].Matched

@@ -71,10 +71,10 @@ func (e *Engine) whyNotAllowed(q *query, scope *scope) string {
 	}
 	from := e.caller(q)
 	// Ask again as for a connection whose requests are still to come.
-	any := newQuery(&Request{Deferred: true, Source: q.Source, SourceAddr: q.SourceAddr, Destination: q.Destination, Port: q.Port})
-	any.as(ActionAllow)
+	later := newQuery(&Request{Deferred: true, Source: q.Source, SourceAddr: q.SourceAddr, Destination: q.Destination, Port: q.Port})
+	later.as(ActionAllow)
 	for s := scope; s != nil; s = s.parent {
-		if s.allow.find(&any) == nil {
+		if s.allow.find(&later) == nil {
 			continue
 		}
 		if q.Layer == LayerConnection {
