@@ -65,6 +65,7 @@ type Mesh struct {
 	trace       *Trace
 	advertise   netip.Addr
 	facing      netip.Addr // the local address that faces the control plane
+	instance    string     // in the gossip pool; "" outside of one
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc

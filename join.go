@@ -1,0 +1,285 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/discovery/static"
+	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/wire"
+	"github.com/intramesh/mesh/policy"
+)
+
+const (
+	// controlTimeout bounds one short call to the control plane.
+	controlTimeout = 5 * time.Second
+	// pollWait is how long the control plane may hold a request for newer rules.
+	pollWait = 50 * time.Second
+)
+
+// stateDir returns a folder of Config.StateDir, made when needed, or "" when nothing is kept.
+func (m *Mesh) stateDir(name string) (string, error) {
+	if m.cfg.StateDir == "" {
+		return "", nil
+	}
+	dir := filepath.Join(m.cfg.StateDir, name)
+	for _, d := range []string{m.cfg.StateDir, dir} {
+		if err := atomicfile.MkdirAll(d); err != nil {
+			return "", fmt.Errorf("Config.StateDir: %w", err)
+		}
+	}
+	return dir, nil
+}
+
+// enrol gets an identity from the control plane's authority, or from an earlier run.
+func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
+	dir, err := m.stateDir("identity")
+	if err != nil {
+		return err
+	}
+	ca, err := identity.NewStepCA(ctx, identity.StepCAConfig{
+		URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, func(context.Context) error { return ca.Close() })
+	m.identity = ca
+	return nil
+}
+
+// connect finds the other members and the rules.
+func (m *Mesh) connect(ctx context.Context, b *Bootstrap) error {
+	for _, a := range b.Control {
+		if m.facing = facingAddr(ctx, a); m.facing.IsValid() {
+			break
+		}
+	}
+	control := static.New(controlEndpoints(ctx, b.Control, m.log)...)
+	if m.discovery == nil {
+		// Only the control plane is known yet: ask it for the rest.
+		m.balance = newBalancers(control)
+		if err := m.joinGossip(ctx, b); err != nil {
+			return err
+		}
+	}
+	m.balance = newBalancers(withControl{m.discovery, control})
+	if m.policy == nil {
+		return m.syncRules(ctx, b)
+	}
+	return nil
+}
+
+// controlEndpoints resolves the addresses of the control plane. A name that can't be resolved now is no reason not to
+// start from what is on disk.
+func controlEndpoints(ctx context.Context, hostports []string, log *slog.Logger) []discovery.Endpoint {
+	var eps []discovery.Endpoint
+	for _, hp := range hostports {
+		addrs, err := resolve(ctx, hp)
+		if err != nil {
+			log.Warn("an address of the control plane could not be resolved", "addr", hp, "error", err)
+		}
+		for _, a := range addrs {
+			eps = append(eps, discovery.Endpoint{Service: wire.ControlService, Instance: "bootstrap-" + a.String(), Addr: a})
+		}
+	}
+	return eps
+}
+
+func resolve(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.AddrPort, 0, len(ips))
+	for _, ip := range ips {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+	}
+	return addrs, nil
+}
+
+// withControl knows the control plane by its bootstrap addresses as long as discovery does not know it.
+type withControl struct {
+	discovery.Resolver
+	control discovery.Resolver
+}
+
+func (r withControl) Lookup(service string) discovery.Snapshot {
+	s := r.Resolver.Lookup(service)
+	if service == wire.ControlService && len(s.Endpoints) == 0 {
+		s.Endpoints = r.control.Lookup(service).Endpoints
+	}
+	return s
+}
+
+// joinGossip makes this process a member of the gossip pool.
+func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
+	dir, err := m.stateDir("gossip")
+	if err != nil {
+		return err
+	}
+	j, err := m.fetchJoin(ctx, dir)
+	if err != nil {
+		return err
+	}
+	g, err := gossip.Join(ctx, gossip.Config{
+		BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
+		Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, func(ctx context.Context) error {
+		return errors.Join(g.Leave(ctx), g.Close())
+	})
+	m.discovery, m.instance = g, g.Instance()
+	return nil
+}
+
+// fetchJoin asks the control plane how to gossip, and remembers the answer for when it is gone.
+func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
+	file := ""
+	if dir != "" {
+		file = filepath.Join(dir, "join.json")
+	}
+	raw, err := m.controlGet(ctx, wire.PathJoin, nil, controlTimeout, wire.MaxJoinBytes)
+	if err != nil {
+		if file == "" {
+			return nil, fmt.Errorf("asking the control plane how to gossip: %w", err)
+		}
+		saved, ferr := os.ReadFile(file) //nolint:gosec // the operator's own state directory
+		if errors.Is(ferr, fs.ErrNotExist) {
+			return nil, fmt.Errorf("asking the control plane how to gossip (and %s has nothing from an earlier run): %w", dir, err)
+		}
+		if ferr != nil {
+			return nil, errors.Join(err, ferr)
+		}
+		m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
+		raw = saved
+	}
+	j := new(wire.Join)
+	if err := json.Unmarshal(raw, j); err != nil {
+		return nil, fmt.Errorf("the control plane's answer about gossip: %w", err)
+	}
+	if file != "" && err == nil {
+		if err := atomicfile.Write(file, raw, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return j, nil
+}
+
+// controlGet calls the control plane over the mesh. A nil body and a nil error is 204.
+func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeout time.Duration, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	u := url.URL{Scheme: "http", Host: "mesh.control", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := m.Transport().RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("%s: the answer is longer than %d bytes", path, limit)
+	case resp.StatusCode == http.StatusNoContent:
+		return nil, nil
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: the control plane answered %s", path, resp.Status)
+	}
+	return body, nil
+}
+
+// syncRules keeps the rules in force up to date.
+func (m *Mesh) syncRules(ctx context.Context, b *Bootstrap) error {
+	dir, err := m.stateDir("rules")
+	if err != nil {
+		return err
+	}
+	keys := make([]ed25519.PublicKey, len(b.BundleKeys))
+	for i, k := range b.BundleKeys {
+		keys[i] = k // NewSyncer checks the length
+	}
+	s, err := policy.NewSyncer(policy.SyncConfig{
+		TrustDomain: m.trustDomain, Keys: keys, Dir: dir, Logger: m.log, Fetch: m.fetchRules,
+	})
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, func(context.Context) error { return s.Close() })
+	m.policy = s
+	s.Start()
+	return s.WaitFirst(ctx)
+}
+
+func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, error) {
+	q := url.Values{
+		"after": {strconv.FormatUint(r.After, 10)}, "wait": {pollWait.String()}, "instance": {m.instance},
+	}
+	if r.Refused != 0 {
+		q.Set("refused", strconv.FormatUint(r.Refused, 10))
+		q.Set("reason", r.Reason)
+	}
+	return m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
+}
+
+// gossipAdvertise is the address that other members reach our gossip by.
+func (m *Mesh) gossipAdvertise() netip.Addr {
+	switch {
+	case m.advertise.IsValid():
+		return m.advertise
+	case m.facing.IsValid():
+		return m.facing
+	}
+	return localAddr()
+}
+
+// gossipBind listens on the advertised address when it is ours, else on all: behind NAT it is not.
+func (m *Mesh) gossipBind() netip.AddrPort {
+	a := m.gossipAdvertise()
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, i := range addrs {
+			if n, ok := i.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a {
+					return netip.AddrPortFrom(a, 0)
+				}
+			}
+		}
+	}
+	if a.Is4() {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+}
