@@ -2,6 +2,7 @@ package meshgrpc
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -18,10 +19,11 @@ import (
 //
 // Options come after [DialOptions] and override them. To retry calls see [Idempotent].
 func NewClient(m *mesh.Mesh, target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	if !strings.HasPrefix(target, scheme+":") {
-		target = scheme + ":///" + target
+	address := strings.TrimPrefix(target, scheme+":///")
+	if _, _, err := mesh.ParseAddress(address); err != nil {
+		return nil, fmt.Errorf("meshgrpc: %w", err)
 	}
-	return grpc.NewClient(target, append(DialOptions(m), opts...)...)
+	return grpc.NewClient(scheme+":///"+address, append(DialOptions(m), opts...)...)
 }
 
 // DialOptions returns what makes grpc.NewClient a client of the mesh, for targets of the form

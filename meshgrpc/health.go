@@ -57,26 +57,26 @@ func (h *health) List(context.Context, *healthpb.HealthListRequest) (*healthpb.H
 	return &healthpb.HealthListResponse{Statuses: statuses}, nil
 }
 
-// Watch tells the status now and once more when the mesh drains. An unknown service stays
-// unknown: all are registered before the server serves.
+// Watch tells the status now and once more when the mesh drains; then it ends with UNAVAILABLE, since a
+// stream without end would keep GracefulStop waiting. An unknown service stays unknown: all are registered before
+// the server serves.
 func (h *health) Watch(r *healthpb.HealthCheckRequest, s healthpb.Health_WatchServer) error {
-	draining := h.draining
 	now := h.status()
 	if !h.knows(r.GetService()) {
-		now, draining = healthpb.HealthCheckResponse_SERVICE_UNKNOWN, nil
+		now = healthpb.HealthCheckResponse_SERVICE_UNKNOWN
 	}
-	for {
-		if err := s.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
+	if err := s.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
+		return err
+	}
+	select {
+	case <-h.draining:
+	case <-s.Context().Done():
+		return status.FromContextError(s.Context().Err()).Err()
+	}
+	if now == healthpb.HealthCheckResponse_SERVING {
+		if err := s.Send(&healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}); err != nil {
 			return err
 		}
-		if now == healthpb.HealthCheckResponse_NOT_SERVING {
-			draining = nil
-		}
-		select {
-		case <-draining:
-			now = healthpb.HealthCheckResponse_NOT_SERVING
-		case <-s.Context().Done():
-			return status.FromContextError(s.Context().Err()).Err()
-		}
 	}
+	return status.Error(codes.Unavailable, "the server is draining")
 }

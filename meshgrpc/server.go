@@ -21,7 +21,8 @@ import (
 // closed. For another port, or a health service of its own, an application uses grpc.NewServer
 // with ServerOptions, and [RegisterHealth].
 //
-// Stop it, best with GracefulStop, before m is closed.
+// To leave without failing a call, use GracefulStop, then [mesh.Mesh.Shutdown]: the mesh waits for
+// the server's connections, and only the server can end them in good order.
 func NewServer(m *mesh.Mesh, opts ...grpc.ServerOption) *grpc.Server {
 	s := grpc.NewServer(append(ServerOptions(m), opts...)...)
 	RegisterHealth(s, m)

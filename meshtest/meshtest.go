@@ -39,12 +39,13 @@ type Net struct {
 // everything is denied.
 func New(t testing.TB, rules ...string) *Net {
 	t.Helper()
-	ca, err := testca.New(spiffeid.RequireTrustDomainFromString(TrustDomain))
+	td := spiffeid.RequireTrustDomainFromString(TrustDomain)
+	ca, err := testca.New(td)
 	if err != nil {
 		t.Fatalf("meshtest: %v", err)
 	}
 	n := &Net{
-		ca: ca, names: static.New(), rules: newRules(), wires: memnet.New(),
+		ca: ca, names: static.New(), rules: newRules(td), wires: memnet.New(),
 		addr: netip.MustParseAddr("10.0.0.0"), members: make(map[*mesh.Mesh]*member),
 	}
 	n.SetRules(t, rules...)

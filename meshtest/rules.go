@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Allow returns a document that lets callers use every port and method of a service. Both are
@@ -33,13 +34,17 @@ func Allow(service string, callers ...string) string {
 
 // rules is the mesh's policy.Authorizer. Its engine can be replaced.
 type rules struct {
+	trustDomain spiffeid.TrustDomain
+
 	mu      sync.RWMutex
 	engine  *policy.Engine
 	version uint64
 	changed chan struct{}
 }
 
-func newRules() *rules { return &rules{changed: make(chan struct{})} }
+func newRules(td spiffeid.TrustDomain) *rules {
+	return &rules{trustDomain: td, changed: make(chan struct{})}
+}
 
 func (r *rules) set(documents []string) error {
 	docs, err := policy.Parse("rules", []byte(strings.Join(documents, "\n")))
@@ -48,7 +53,7 @@ func (r *rules) set(documents []string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	engine, err := policy.Compile(docs, r.version+1)
+	engine, err := policy.Compile(&policy.Bundle{TrustDomain: r.trustDomain, Version: r.version + 1, Documents: docs})
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
