@@ -30,11 +30,7 @@ func readJSON(file string, data []byte) ([]*Node, error) {
 	if err == nil {
 		return nodes, nil
 	}
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		r.locate(int(syntax.Offset) - 1)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		r.locate(len(data))
 		err = errors.New("input ends in the middle of a value")
 	}
@@ -75,17 +71,15 @@ func (r *jsonReader) locate(off int) {
 	}
 }
 
-// token returns the next token and moves the position to its start.
+// token returns the next token and moves the position to its start, or to the start of
+// what is none. (The offset in a json.SyntaxError does not count what Token consumed.)
 func (r *jsonReader) token() (json.Token, error) {
 	start := int(r.dec.InputOffset())
 	for start < len(r.data) && bytes.IndexByte([]byte(" \t\r\n,:"), r.data[start]) >= 0 {
 		start++
 	}
-	t, err := r.dec.Token()
-	if err == nil {
-		r.locate(start)
-	}
-	return t, err
+	r.locate(start)
+	return r.dec.Token()
 }
 
 func (r *jsonReader) values() ([]*Node, error) {
