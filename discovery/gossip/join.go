@@ -79,7 +79,9 @@ func (m *Member) candidates() []netip.AddrPort {
 	}
 	pick := func(from []netip.AddrPort) []netip.AddrPort {
 		from = slices.DeleteFunc(slices.Clone(from), func(a netip.AddrPort) bool { return living[a] })
-		rand.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
+		rand.Shuffle(len(from), func(i, j int) { //nolint:gosec // any order will do
+			from[i], from[j] = from[j], from[i]
+		})
 		from = from[:min(len(from), fanout)]
 		for _, a := range from {
 			living[a] = true // once is enough

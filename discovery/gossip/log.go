@@ -2,7 +2,7 @@ package gossip
 
 import (
 	"context"
-	"log"
+	"log" //nolint:depguard // memberlist takes no other logger
 	"log/slog"
 	"strings"
 )

@@ -54,7 +54,7 @@ func loadPeers(dir string, log *slog.Logger) (*peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
 	if err == nil {
 		err = json.Unmarshal(b, &p.seen)

@@ -125,5 +125,5 @@ func (d *decoder) bytes() []byte {
 		d.bad = true
 		return nil
 	}
-	return d.fixed(int(n))
+	return d.fixed(int(n)) //nolint:gosec // at most len(d.b)
 }

@@ -41,7 +41,7 @@ func (s *Sealer) writeMessage(w io.Writer, b []byte, direction string, id [idSiz
 	for i := 0; ; i++ {
 		chunk := b[:min(len(b), chunkSize)]
 		b = b[len(chunk):]
-		out = binary.BigEndian.AppendUint16(out, uint16(len(chunk)+Overhead))
+		out = binary.BigEndian.AppendUint16(out, uint16(len(chunk)+Overhead)) //nolint:gosec // at most 32 KiB and a little
 		out = s.Seal(out, chunk, purpose(direction, id, i, len(b) == 0))
 		if len(b) == 0 {
 			break
