@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -105,16 +104,4 @@ func saveRoots(dir, anchor string, bundle *x509bundle.Bundle) error {
 		return err
 	}
 	return atomicfile.Write(filepath.Join(dir, rootsFile), append([]byte(anchorPrefix+anchor+"\n"), pem...), 0o600)
-}
-
-// readFile reads a file of at most limit bytes.
-func readFile(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
-	}
-	return os.ReadFile(name)
 }
