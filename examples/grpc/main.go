@@ -38,7 +38,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	m, err := mesh.Join(ctx, mesh.Config{Service: b.Service, Bootstrap: b})
+	m, err := mesh.Join(ctx, mesh.Config{Bootstrap: b})
 	if err != nil {
 		log.Fatal(err)
 	}

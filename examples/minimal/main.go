@@ -19,7 +19,7 @@ func main() {
 	ctx := context.Background()
 	b, err := mesh.BootstrapFromEnv()
 	check(err)
-	m, err := mesh.Join(ctx, mesh.Config{Service: b.Service, Bootstrap: b})
+	m, err := mesh.Join(ctx, mesh.Config{Bootstrap: b})
 	check(err)
 	defer m.Close()
 
