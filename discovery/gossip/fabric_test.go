@@ -193,14 +193,14 @@ func (n *node) within(t *testing.T, d time.Duration, service string, want ...str
 	}
 }
 
-// stays fails if n sees anything but want within d.
-func (n *node) stays(t *testing.T, d time.Duration, service string, want ...string) {
+// stays fails if n sees payments anywhere but at want within d.
+func (n *node) stays(t *testing.T, d time.Duration, want ...string) {
 	t.Helper()
 	timeout := time.After(d)
 	for {
-		changed := n.Lookup(service).Changed
-		if got := n.sees(service); !slices.Equal(got, want) {
-			t.Fatalf("%v: it sees %s at %v, want %v", n.host.Addr(), service, got, want)
+		changed := n.Lookup("payments").Changed
+		if got := n.sees("payments"); !slices.Equal(got, want) {
+			t.Fatalf("%v: it sees %v, want %v", n.host.Addr(), got, want)
 		}
 		select {
 		case <-changed:

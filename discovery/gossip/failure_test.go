@@ -29,7 +29,7 @@ func TestCrash(t *testing.T) {
 		c.within(t, 5*time.Second, "payments", ipB+"?", ipC)
 		t.Logf("suspect after %v", took)
 		// Half of the endpoints are left, so the dead one expires.
-		a.stays(t, 54*time.Second, "payments", ipB+"?", ipC)
+		a.stays(t, 54*time.Second, ipB+"?", ipC)
 		a.within(t, 10*time.Second, "payments", ipC)
 	})
 }
@@ -42,7 +42,7 @@ func TestLastEndpointIsKeptLonger(t *testing.T) {
 		a.within(t, time.Second, "payments", ipB)
 		b.host.kill()
 		a.within(t, 5*time.Second, "payments", ipB+"?")
-		a.stays(t, 5*time.Minute, "payments", ipB+"?")
+		a.stays(t, 5*time.Minute, ipB+"?")
 		a.within(t, 6*time.Minute, "payments")
 	})
 }
@@ -55,7 +55,7 @@ func TestSuspectGoesWhenAnotherServes(t *testing.T) {
 		a.within(t, time.Second, "payments", ipB)
 		b.host.kill()
 		a.within(t, 5*time.Second, "payments", ipB+"?")
-		a.stays(t, 2*time.Minute, "payments", ipB+"?")
+		a.stays(t, 2*time.Minute, ipB+"?")
 		f.start(t, ipC, seedA).serve(t, "payments")
 		a.within(t, time.Second, "payments", ipC)
 	})
@@ -159,7 +159,7 @@ func TestLossIsNotDeath(t *testing.T) {
 		}
 		random := rand.New(rand.NewPCG(1, 2)) // under the fabric's lock
 		f.setCut(func(_, _ netip.Addr) bool { return random.IntN(100) < 5 })
-		nodes[0].stays(t, 2*time.Minute, "payments", sorted(all)...)
+		nodes[0].stays(t, 2*time.Minute, sorted(all)...)
 	})
 }
 

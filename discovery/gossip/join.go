@@ -33,7 +33,9 @@ func (m *Member) stayJoined() {
 		if m.reach(m.candidates()) {
 			m.markJoined()
 		}
-		m.remember()
+		if err := m.remember(); err != nil {
+			m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
+		}
 		wait := m.cfg.RejoinInterval
 		if !m.isJoined() {
 			wait = min(pause, wait)
@@ -118,6 +120,7 @@ func (m *Member) reach(addrs []netip.AddrPort) bool {
 		})
 	}
 	wg.Wait()
+	m.pool.apply(time.Now()) // so that Join returns with what was learned
 	return slices.Contains(reached, true)
 }
 

@@ -224,7 +224,8 @@ func (m *Member) shutdown() error {
 	err := m.list.Shutdown()
 	m.wg.Wait()
 	m.awaitList()
-	return errors.Join(err, m.peers.save())
+	m.pool.apply(time.Now())
+	return errors.Join(err, m.remember())
 }
 
 // goroutineLabel marks the goroutines of memberlist in profiles.

@@ -119,7 +119,7 @@ func (p *peers) save() error {
 }
 
 // remember keeps the members of now for later.
-func (m *Member) remember() {
+func (m *Member) remember() error {
 	var living []netip.AddrPort
 	for _, o := range m.Members() {
 		if o.Suspect.IsZero() && !o.Self {
@@ -127,7 +127,5 @@ func (m *Member) remember() {
 		}
 	}
 	m.peers.see(living, m.pool.takeLeft(), time.Now())
-	if err := m.peers.save(); err != nil {
-		m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
-	}
+	return m.peers.save()
 }

@@ -148,24 +148,20 @@ func (p *pool) run(ctx context.Context) {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		if next, ok := p.apply(p.take(), time.Now()); ok {
+		if next, ok := p.apply(time.Now()); ok {
 			timer.Reset(next)
 		}
 	}
 }
 
-func (p *pool) take() map[string]news {
-	p.newsMu.Lock()
-	defer p.newsMu.Unlock()
-	n := p.news
-	p.news = make(map[string]news)
-	return n
-}
-
 // apply brings the members up to date. It returns how long until a suspect may expire.
-func (p *pool) apply(all map[string]news, now time.Time) (next time.Duration, ok bool) {
+func (p *pool) apply(now time.Time) (next time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.newsMu.Lock()
+	all := p.news
+	p.news = make(map[string]news)
+	p.newsMu.Unlock()
 	var changed []string
 	for name, n := range all {
 		m := p.members[name]
