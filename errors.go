@@ -64,9 +64,8 @@ func (e *DialError) Timeout() bool {
 func (e *DialError) Temporary() bool { return false }
 
 // A DeniedError says that the rules refuse a connection or a request, and which rule does.
-// The caller gets it from the first Read or Write of a raw connection, from the HTTP
-// transport only when the connection itself was refused (a refused request is a 403
-// response, see [DeniedFromResponse]), and from a gRPC call.
+// The caller gets it from the first Read or Write of a raw connection and from a gRPC call. Over HTTP a refusal,
+// of a request or of the whole connection, is a 403 response: see [DeniedFromResponse].
 type DeniedError struct {
 	// Source is the caller's SPIFFE ID.
 	Source string `json:"source"`

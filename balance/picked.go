@@ -2,9 +2,9 @@ package balance
 
 import "time"
 
-// Picked is one use of an endpoint. Report at most one of Succeeded, Rejected and Failed as
-// soon as the outcome is known, then Done; without a report, nothing is learnt (the caller gave
-// up, for example).
+// Picked is one use of an endpoint. Report one of Succeeded, Rejected and Failed as soon as
+// the outcome is known, then Done; without a report, nothing is learnt (the caller gave up, for
+// example). Failed may also follow one of the others, when an answer breaks off.
 type Picked[K comparable] struct {
 	// Key is the endpoint's.
 	Key K

@@ -1,0 +1,277 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// idleTimeout is how long an unused connection is kept.
+	idleTimeout = 90 * time.Second
+	// maxStreams is how many requests share an HTTP/2 connection before another one is opened: they also share its
+	// flow control, its write lock and the fate of a lost packet. From maxConns on, connections fill up to the
+	// server's own limit.
+	maxStreams = 64
+	maxConns   = 8
+)
+
+// A pool holds the connections to one endpoint.
+type pool struct {
+	transport *transport
+	target    target
+	endpoint  endpoint
+
+	mu      sync.Mutex
+	conns   []*poolConn
+	dialing *dialCall // that all wait for: HTTP/2, or the first one
+	http1   bool      // what the last connection spoke
+	retired bool      // discovery no longer offers the endpoint
+	closed  bool
+
+	view *endpointView // what retired was decided by; guarded by the transport's mutex
+}
+
+// errPoolGone is returned by a pool that was closed, which may have happened since it was empty: there may be a new one.
+var errPoolGone = errors.New("connection pool closed")
+
+// poolConn is one connection. Its users and idleSince are guarded by the pool's mutex.
+type poolConn struct {
+	*http.ClientConn
+	net       net.Conn
+	pool      *pool
+	http1     bool
+	solo      bool // for one request alone
+	reused    bool
+	users     int
+	idleSince time.Time
+}
+
+// dialCall is a connection being made. Once done is closed, either conn or err is there.
+type dialCall struct {
+	done chan struct{}
+	conn *poolConn
+	err  error
+}
+
+// acquire returns a connection that takes one more request, and whether it has carried any before. The
+// caller owes a RoundTrip (or Release), then pool.release. With fresh, connections that exist now are
+// not used.
+func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, false, errPoolGone
+		}
+		if !fresh {
+			if c := p.reserve(); c != nil {
+				reused := c.reused
+				c.reused = true
+				p.mu.Unlock()
+				return c, reused, nil
+			}
+		}
+		d := p.dialing
+		if d == nil {
+			d = &dialCall{done: make(chan struct{})}
+			if !p.http1 {
+				p.dialing = d
+			}
+			// The dial outlives the request: the next one will want the connection.
+			p.transport.wg.Go(func() { p.dial(d) })
+		}
+		p.mu.Unlock()
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return nil, false, context.Cause(ctx)
+		}
+		if d.err != nil {
+			return nil, false, d.err
+		}
+		if d.conn.Err() != nil {
+			return nil, false, p.dialError(d.conn.cause())
+		}
+		fresh = false // somebody else may have been quicker to take it: look again
+	}
+}
+
+// reserve takes a place on the connection with the fewest users, the newest of equals. It returns nil when another
+// connection should be opened.
+func (p *pool) reserve() *poolConn {
+	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool { return c.Err() != nil })
+	var best *poolConn
+	for _, c := range slices.Backward(p.conns) {
+		if !c.solo && (best == nil || c.users < best.users) && c.Available() > 0 {
+			best = c
+		}
+	}
+	if best == nil || best.users >= maxStreams && len(p.conns) < maxConns && p.dialing == nil {
+		return nil
+	}
+	if best.Reserve() != nil {
+		return nil // closed this very moment
+	}
+	best.users++
+	return best
+}
+
+func (p *pool) dial(d *dialCall) {
+	c, err := p.connect(p.transport.ctx, alpnHTTP2, alpnHTTP1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dialing == d {
+		p.dialing = nil
+	}
+	if err == nil {
+		p.http1 = c.http1
+		err = p.add(c)
+	}
+	d.conn, d.err = c, err
+	close(d.done)
+}
+
+// dialSolo returns a connection for one request of HTTP/1.1, which will be closed after it.
+func (p *pool) dialSolo(ctx context.Context) (*poolConn, error) {
+	c, err := p.connect(ctx, alpnHTTP1)
+	if err != nil {
+		return nil, err
+	}
+	c.solo, c.users = true, 1
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c, p.add(c)
+}
+
+// add makes c known, or closes it when the pool is.
+func (p *pool) add(c *poolConn) error {
+	if p.closed {
+		c.shut()
+		return errPoolGone
+	}
+	p.conns = append(p.conns, c)
+	return nil
+}
+
+func (p *pool) connect(ctx context.Context, alpn ...string) (*poolConn, error) {
+	nc, err := p.transport.dial(ctx, p.target, p.endpoint.addr, alpn)
+	if err != nil {
+		return nil, err
+	}
+	// The address is not used: base's dialer returns what is in the context.
+	cc, err := p.transport.base.NewClientConn(context.WithValue(ctx, dialedKey{}, nc), "https", "mesh:443")
+	if err != nil {
+		_ = nc.Close()
+		return nil, p.dialError(err)
+	}
+	c := &poolConn{ClientConn: cc, net: nc, pool: p, http1: true, idleSince: time.Now()}
+	if t, ok := nc.(*tls.Conn); ok {
+		c.http1 = t.ConnectionState().NegotiatedProtocol != alpnHTTP2
+	}
+	return c, nil
+}
+
+// cause says why c, which is closed, was closed. The server's opinion of our certificate comes after the handshake
+// (RFC 8446, section 4.4.2.4), and only TLS keeps it.
+func (c *poolConn) cause() error {
+	if t, ok := c.net.(*tls.Conn); ok {
+		if _, err := t.Read(make([]byte, 1)); err != nil {
+			return err
+		}
+	}
+	return c.Err()
+}
+
+func (p *pool) dialError(err error) error {
+	return &DialError{Service: p.target.service, Port: p.target.port, Addr: p.endpoint.addr.String(), Attempts: 1, Err: err}
+}
+
+type dialedKey struct{}
+
+// dialed is the DialTLSContext of the transport that makes http.ClientConns.
+func dialed(ctx context.Context, _, _ string) (net.Conn, error) {
+	c, ok := ctx.Value(dialedKey{}).(net.Conn)
+	if !ok {
+		return nil, net.ErrClosed // nobody else dials by it
+	}
+	return c, nil
+}
+
+// release ends one use of c.
+func (p *pool) release(c *poolConn) {
+	p.mu.Lock()
+	c.users--
+	c.idleSince = time.Now()
+	drop := c.users == 0 && (c.solo || p.retired)
+	if drop {
+		p.conns = slices.DeleteFunc(p.conns, func(o *poolConn) bool { return o == c })
+	}
+	p.mu.Unlock()
+	if drop {
+		c.shut()
+	}
+}
+
+// closeIdle closes connections without users that were last used before a time, and returns how many
+// stay.
+func (p *pool) closeIdle(before time.Time) int {
+	p.mu.Lock()
+	var idle []*poolConn
+	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
+		if c.users > 0 || !c.idleSince.Before(before) {
+			return false
+		}
+		idle = append(idle, c)
+		return true
+	})
+	n := len(p.conns)
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.shut()
+	}
+	return n
+}
+
+// setRetired says whether discovery has given the endpoint up: its connections are closed once idle then.
+func (p *pool) setRetired(retired bool) {
+	p.mu.Lock()
+	p.retired = retired
+	p.mu.Unlock()
+	if retired {
+		p.closeIdle(time.Now().Add(time.Hour))
+	}
+}
+
+// closeIfEmpty closes a pool that has no connections.
+func (p *pool) closeIfEmpty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = p.closed || len(p.conns) == 0
+	return p.closed
+}
+
+// close breaks all connections, and whatever uses them.
+func (p *pool) close() {
+	p.mu.Lock()
+	conns := p.conns
+	p.conns, p.closed = nil, true
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.shut()
+	}
+}
+
+// shut closes c. TLS would wait up to five seconds for a peer that reads nothing to take the goodbye.
+func (c *poolConn) shut() {
+	if t, ok := c.net.(*tls.Conn); ok {
+		hard := time.AfterFunc(resetWait, func() { _ = t.NetConn().Close() })
+		defer hard.Stop()
+	}
+	_ = c.Close() // the peer may be gone
+}

@@ -1,0 +1,270 @@
+package mesh_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/discovery"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// hanging is an instance whose requests hang until it is closed, as a crash would end them.
+type hanging struct {
+	*mesh.Mesh
+	arrived chan struct{}
+}
+
+func (w *world) serveHanging(service string) *hanging {
+	w.t.Helper()
+	h := &hanging{w.join(service), make(chan struct{}, 100)}
+	w.serveHTTP(h.Mesh, func(_ http.ResponseWriter, r *http.Request) {
+		h.arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	return h
+}
+
+func TestTransportCrashFailsNoIdempotentRequest(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	crashing := w.serveHanging("payments")
+	w.serveAs("payments", "alive")
+	c := w.join("orders").HTTPClient()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			req := newRequest(t, http.MethodGet, "http://payments/", nil)
+			if i%2 == 0 {
+				req = newRequest(t, http.MethodPost, "http://payments/", strings.NewReader("body"))
+				req.Header.Set("Idempotency-Key", fmt.Sprint(i))
+			}
+			if got, err := do(c, req); err != nil || got != "alive" {
+				t.Errorf("%s: %q, %v", req.Method, got, err)
+			}
+		})
+	}
+	<-crashing.arrived
+	crashing.Close()
+	wg.Wait()
+	if got := get(t, c, "http://payments/"); got != "alive" { // and nobody asks the dead one again
+		t.Error(got)
+	}
+}
+
+func TestTransportDoesNotRepeatWhatMayHaveHappened(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	crashing := w.serveHanging("payments")
+	c := w.join("orders").HTTPClient()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := do(c, newRequest(t, http.MethodPost, "http://payments/", strings.NewReader("charge once")))
+		failed <- err
+	}()
+	<-crashing.arrived
+	w.serveAs("payments", "alive")
+	crashing.Close()
+	if err := <-failed; err == nil {
+		t.Error("a POST that had been delivered was sent again")
+	} else if !strings.Contains(err.Error(), "mesh: payments at 127.0.0.1:") {
+		t.Errorf("the error does not say who failed: %v", err)
+	}
+}
+
+// deadAddr returns an address at which connections are refused.
+func deadAddr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return addrOf(ln)
+}
+
+func (w *world) announce(instance, service string, addr netip.AddrPort) {
+	w.t.Helper()
+	err := w.names.Member(instance).Register(w.t.Context(), discovery.Endpoint{Service: service, Addr: addr})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestTransportFailsOverWhatWasNotDelivered(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	for i := range 6 {
+		w.announce(fmt.Sprint("dead", i), "payments", deadAddr(t))
+	}
+	impostor := w.listen(w.join("impostor")) // proves to be another service
+	w.announce("impostor", "payments", addrOf(impostor))
+	go func() {
+		for {
+			if _, err := impostor.Accept(); err != nil {
+				return
+			}
+		}
+	}()
+	payments := w.join("payments")
+	w.serveHTTP(payments, func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
+	c := w.join("orders").HTTPClient()
+	for range 10 {
+		pr, pw := io.Pipe() // can't be rewound
+		go func() {
+			fmt.Fprint(pw, "hello")
+			pw.Close()
+		}()
+		if got, err := do(c, newRequest(t, http.MethodPost, "http://payments/", pr)); err != nil || got != "hello" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+}
+
+func TestTransportAllEndpointsDead(t *testing.T) {
+	w := newWorld(t)
+	for i := range 3 {
+		w.announce(fmt.Sprint("dead", i), "payments", deadAddr(t))
+	}
+	_, err := tryGet(t.Context(), w.join("orders").HTTPClient(), "http://payments/")
+	var de *mesh.DialError
+	if !errors.As(err, &de) || de.Service != "payments" || de.Attempts != 3 || de.Addr == "" {
+		t.Errorf("%v: %+v, want a DialError after 3 attempts", err, de)
+	}
+}
+
+// Servers close idle HTTP/1.1 connections whenever they like, also at the moment the next request is on its way.
+func TestTransportStaleConnection(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	var conns sync.Map
+	var posts atomic.Int32
+	payments := w.join("payments")
+	w.serveOn(payments, w.listen(payments, mesh.ListenOptions{ALPN: []string{"http/1.1"}}), func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			posts.Add(1)
+		}
+		if _, second := conns.LoadOrStore(r.RemoteAddr, true); second {
+			panic(http.ErrAbortHandler) // closes the connection
+		}
+		fmt.Fprint(rw, "first")
+	})
+	c := w.join("orders").HTTPClient()
+	for range 5 {
+		if got := get(t, c, "http://payments/"); got != "first" {
+			t.Fatal(got)
+		}
+	}
+	if _, err := do(c, newRequest(t, http.MethodPost, "http://payments/", nil)); err == nil || posts.Load() != 1 {
+		t.Errorf("POST: %v, delivered %d times, want an error and 1", err, posts.Load())
+	}
+}
+
+func TestTransportDoesNotRepeatPanics(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	var n atomic.Int32
+	for range 2 {
+		w.serveHTTP(w.join("payments"), func(http.ResponseWriter, *http.Request) {
+			n.Add(1)
+			panic(http.ErrAbortHandler)
+		})
+	}
+	_, err := tryGet(t.Context(), w.join("orders").HTTPClient(), "http://payments/")
+	if err == nil || n.Load() != 1 {
+		t.Errorf("error %v after %d requests, want one request", err, n.Load())
+	}
+}
+
+func TestTransportCallersBodyFails(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	w.serveHTTP(w.join("payments"), func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	pr, pw := io.Pipe()
+	cause := errors.New("disk is gone")
+	pw.CloseWithError(cause)
+	_, err := do(w.join("orders").HTTPClient(), newRequest(t, http.MethodPost, "http://payments/", pr))
+	if !errors.Is(err, cause) {
+		t.Errorf("got %v, want the body's error", err)
+	}
+}
+
+// What HTTP/2 servers say about requests that they did not look at. The texts and types by which net/http
+// reports it are not part of its interface: this test notices when they change.
+func TestTransportRepeatsWhatTheServerRefused(t *testing.T) {
+	for name, refuse := range map[string]func(*http2.Framer, uint32) error{
+		"GOAWAY":         func(f *http2.Framer, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) },
+		"REFUSED_STREAM": func(f *http2.Framer, id uint32) error { return f.WriteRSTStream(id, http2.ErrCodeRefusedStream) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, ordersMayCallPayments)
+			ln := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"h2"}})
+			var requests atomic.Int32
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					wg.Go(func() {
+						defer c.Close()
+						serveFrames(c, func(f *http2.Framer, id uint32) error {
+							if requests.Add(1) == 1 {
+								return refuse(f, id)
+							}
+							return f.WriteHeaders(http2.HeadersFrameParam{
+								StreamID: id, EndHeaders: true, EndStream: true, BlockFragment: []byte{0x88}, // :status 200
+							})
+						})
+					})
+				}
+			})
+			orders := w.join("orders")
+			body := strings.NewReader("charge once")
+			_, err := do(orders.HTTPClient(), newRequest(t, http.MethodPost, "http://payments/", body))
+			if err != nil || requests.Load() != 2 {
+				t.Errorf("%v after %d requests", err, requests.Load())
+			}
+			orders.Close()
+			ln.Close()
+			wg.Wait()
+		})
+	}
+}
+
+// serveFrames speaks as much HTTP/2 as it takes to answer the header of each request.
+func serveFrames(c net.Conn, answer func(*http2.Framer, uint32) error) {
+	if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	f := http2.NewFramer(c, c)
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if f.WriteSettings() != nil {
+		return
+	}
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				err = f.WriteSettingsAck()
+			}
+		case *http2.PingFrame:
+			if !frame.IsAck() {
+				err = f.WritePing(true, frame.Data)
+			}
+		case *http2.MetaHeadersFrame:
+			err = answer(f, frame.StreamID)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
