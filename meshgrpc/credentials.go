@@ -55,7 +55,7 @@ func (tc transportCredentials) ServerHandshake(c net.Conn) (net.Conn, credential
 }
 
 func (transportCredentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (tc transportCredentials) Clone() credentials.TransportCredentials { return tc }

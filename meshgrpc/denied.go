@@ -2,6 +2,7 @@ package meshgrpc
 
 import (
 	"context"
+	"slices"
 
 	"github.com/intramesh/mesh"
 	"google.golang.org/grpc"
@@ -44,7 +45,7 @@ func explain(err error, trailer metadata.MD) error {
 func unaryClientInterceptor(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	var trailer metadata.MD
 	// Appended to a slice of our own: the caller may use its one again.
-	opts = append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))
+	opts = append(slices.Clip(opts), grpc.Trailer(&trailer))
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return explain(err, trailer)
 	}

@@ -33,7 +33,7 @@ func tlsConfig(t *testing.T, src identity.Source) *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
-		InsecureSkipVerify: true, //nolint:gosec // the server's checks are tested
+		InsecureSkipVerify: true, // the server's checks are tested
 	}
 }
 
@@ -74,22 +74,23 @@ func TestPlainClient(t *testing.T) {
 func TestForeignListener(t *testing.T) {
 	network := meshtest.New(t, meshtest.Allow("*", "*"))
 	payments := network.Join(t, "payments")
-	s := meshgrpc.NewServer(payments)
-	pb.RegisterTestServiceServer(s, &greeter{})
 	host := network.Network()
-	ln, err := host.Listen(t.Context(), "tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	cfg := tlsConfig(t, network.Identity(t, "payments"))
 	cfg.NextProtos = []string{"h2"}
-	for name, l := range map[string]net.Listener{"tcp": ln, "tls": tls.NewListener(ln, cfg)} {
+	for _, name := range []string{"tcp", "tls"} {
 		t.Run(name, func(t *testing.T) {
-			serveOn(t, s, l)
+			ln, err := host.Listen(t.Context(), "tcp", ":0")
+			if err != nil {
+				t.Fatal(err)
+			}
 			creds := insecure.NewCredentials()
 			if name == "tls" {
+				ln = tls.NewListener(ln, cfg)
 				creds = credentials.NewTLS(tlsConfig(t, network.Identity(t, "orders")))
 			}
+			s := meshgrpc.NewServer(payments)
+			pb.RegisterTestServiceServer(s, &greeter{})
+			serveOn(t, s, ln)
 			cc, err := grpc.NewClient("passthrough:///"+ln.Addr().String(), grpc.WithTransportCredentials(creds),
 				grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) {
 					return host.DialContext(ctx, "tcp", a)

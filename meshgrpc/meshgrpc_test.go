@@ -127,9 +127,9 @@ func TestDenied(t *testing.T) {
 			if err == nil {
 				_, err = out.Recv()
 			}
-			d := wantDenied(t, err, "grpc")
-			if !strings.Contains(d.Error(), "StreamingOutputCall") {
-				t.Errorf("the reason does not name the method: %v", d)
+			wantDenied(t, err, "grpc")
+			if !strings.Contains(err.Error(), "StreamingOutputCall") {
+				t.Errorf("the reason does not name the method: %v", err)
 			}
 		})
 	}
@@ -247,7 +247,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("%s: %v, %v", target, res, err)
 		}
 	}
-	for _, target := range []string{"", "mesh:payments", "mesh://host/payments", "Payments", "pay ments", "dns:///payments"} {
+	for _, target := range []string{"", "mesh:///", "mesh://host/payments", "Payments", "pay ments", "dns:///payments"} {
 		if cc, err := meshgrpc.NewClient(orders, target); err == nil {
 			cc.Close()
 			t.Errorf("NewClient took %q", target)

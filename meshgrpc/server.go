@@ -74,7 +74,7 @@ func (a authorizer) stream(srv any, s grpc.ServerStream, info *grpc.StreamServer
 
 type serverStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // it is how gRPC hands a context to streams
+	ctx context.Context
 }
 
 func (s *serverStream) Context() context.Context { return s.ctx }

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/meshtest"
+	"github.com/intramesh/mesh/policy"
 )
 
 // TestExample is how a service is tested: the handler runs behind a real listener, and is
@@ -28,28 +30,33 @@ func TestExample(t *testing.T) {
 		peer, _ := mesh.PeerFromContext(r.Context())
 		fmt.Fprintf(w, "charged by %s", peer.Service())
 	})
-	srv := &http.Server{Handler: payments.Handler(mux)}
+	srv := &http.Server{Handler: payments.Handler(mux), ReadHeaderTimeout: time.Second}
 	t.Cleanup(func() { srv.Close() })
-	go srv.Serve(ln)
+	go func() { _ = srv.Serve(ln) }()
 
 	orders := net.Join(t, "orders").HTTPClient()
-	res, err := orders.Post("http://payments/charge", "text/plain", nil)
-	if err != nil {
-		t.Fatal(err)
+	call := func(method string) (body string, denied *mesh.DeniedError) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://payments/charge", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := orders.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		raw, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		denied, _ = mesh.DeniedFromResponse(res)
+		return string(raw), denied
 	}
-	defer res.Body.Close()
-	if body, _ := io.ReadAll(res.Body); string(body) != "charged by orders" {
-		t.Errorf("POST /charge: %s: %s", res.Status, body)
+	if body, _ := call("POST"); body != "charged by orders" {
+		t.Errorf("POST /charge: %s", body)
 	}
-
-	res, err = orders.Get("http://payments/charge")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	if denied, ok := mesh.DeniedFromResponse(res); !ok {
-		t.Errorf("GET /charge: %s, want a denial", res.Status)
-	} else if denied.Layer.String() != "http" {
-		t.Errorf("GET /charge: %v", denied)
+	if _, denied := call("GET"); denied == nil || denied.Layer != policy.LayerHTTP {
+		t.Errorf("GET /charge: %v, want a denial of the request", denied)
 	}
 }

@@ -89,7 +89,7 @@ func (n *Net) JoinConfig(t testing.TB, cfg mesh.Config) *mesh.Mesh {
 	}
 	if cfg.Logger == nil {
 		h := slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
-		cfg.Logger = slog.New(h).With("instance", mem.names.Instance(), "service", cfg.Service)
+		cfg.Logger = slog.New(h).With("instance", mem.names.Instance())
 	}
 	m, err := mesh.Join(t.Context(), cfg)
 	if err != nil {

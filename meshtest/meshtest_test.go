@@ -35,15 +35,15 @@ func serveEcho(t *testing.T, m *mesh.Mesh) {
 			}
 			go func() {
 				defer c.Close()
-				io.Copy(c, c)
+				_, _ = io.Copy(c, c)
 			}()
 		}
 	}()
 }
 
-// echo sends a word over a new connection.
-func echo(ctx context.Context, m *mesh.Mesh, service string) error {
-	c, err := m.Dial(ctx, "tcp", service)
+// echo sends a word to payments, over a new connection.
+func echo(ctx context.Context, m *mesh.Mesh) error {
+	c, err := m.Dial(ctx, "tcp", "payments")
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func TestRulesChange(t *testing.T) {
 		net := meshtest.New(t)
 		serveEcho(t, net.Join(t, "payments"))
 		orders := net.Join(t, "orders")
-		wantDenied(t, echo(t.Context(), orders, "payments"), 1)
+		wantDenied(t, echo(t.Context(), orders), 1)
 
 		net.SetRules(t, meshtest.Allow("payments", "orders"))
 		c, err := orders.Dial(t.Context(), "tcp", "payments")
@@ -96,7 +96,7 @@ func TestRulesChange(t *testing.T) {
 		net.SetRules(t, meshtest.Allow("payments", "somebody-else"))
 		_, err = c.Read(make([]byte, 1))
 		wantDenied(t, err, 3)
-		wantDenied(t, echo(t.Context(), orders, "payments"), 3)
+		wantDenied(t, echo(t.Context(), orders), 3)
 	})
 }
 
@@ -127,12 +127,12 @@ func TestKill(t *testing.T) {
 			t.Errorf("%d endpoints are known: a crash is not announced", n)
 		}
 		var dial *mesh.DialError
-		if err := echo(t.Context(), orders, "payments"); !errors.As(err, &dial) {
+		if err := echo(t.Context(), orders); !errors.As(err, &dial) {
 			t.Errorf("dial the dead: %v", err)
 		}
 		serveEcho(t, net.Join(t, "payments"))
 		for range 10 {
-			if err := echo(t.Context(), orders, "payments"); err != nil {
+			if err := echo(t.Context(), orders); err != nil {
 				t.Errorf("with a second instance: %v", err)
 			}
 		}
@@ -147,7 +147,7 @@ func TestLeave(t *testing.T) {
 		if err := payments.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := echo(t.Context(), orders, "payments"); !errors.Is(err, mesh.ErrNoEndpoints) {
+		if err := echo(t.Context(), orders); !errors.Is(err, mesh.ErrNoEndpoints) {
 			t.Errorf("dial after Close: %v", err)
 		}
 	})
@@ -174,7 +174,7 @@ func TestForeignClient(t *testing.T) {
 		}
 		c := tls.Client(raw, &tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
-			InsecureSkipVerify: true, //nolint:gosec // it is the server's check that is tested
+			InsecureSkipVerify: true, // it is the server's check that is tested
 		})
 		defer c.Close()
 		if err := exchange(c); err != nil {
@@ -189,11 +189,11 @@ func TestExpiry(t *testing.T) {
 		net := meshtest.New(t, meshtest.Allow("payments", "orders"))
 		serveEcho(t, net.Join(t, "payments"))
 		orders := net.Join(t, "orders")
-		if err := echo(t.Context(), orders, "payments"); err != nil {
+		if err := echo(t.Context(), orders); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(2 * time.Hour)
-		if err := echo(t.Context(), orders, "payments"); err == nil {
+		if err := echo(t.Context(), orders); err == nil {
 			t.Error("a connection was made with an expired certificate")
 		}
 	})
