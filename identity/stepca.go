@@ -93,6 +93,7 @@ func NewStepCA(ctx context.Context, cfg StepCAConfig) (*StepCA, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
+	s.cfg.Token = "" // spent, or not needed
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.wg.Go(func() { s.run(runCtx) })

@@ -19,7 +19,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -236,6 +238,8 @@ func hostPort(u *url.URL) string {
 	return u.Host
 }
 
+// refusal reads step-ca's error. Before there is trust anybody may have written it, so it is cut
+// to a size and to what can be printed.
 func refusal(op string, status int, raw []byte) error {
 	var answer struct {
 		Message string `json:"message"`
@@ -244,10 +248,13 @@ func refusal(op string, status int, raw []byte) error {
 		answer.Message = http.StatusText(status)
 	}
 	const enough = 512
-	if len(answer.Message) > enough {
-		answer.Message = answer.Message[:enough] + "…"
-	}
-	return &CAError{Op: op, Status: status, Message: answer.Message}
+	message := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, answer.Message[:min(len(answer.Message), enough)])
+	return &CAError{Op: op, Status: status, Message: message}
 }
 
 // pemCert is a certificate in JSON as step-ca writes it: a string of one PEM block.

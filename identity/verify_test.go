@@ -269,3 +269,33 @@ func TestStatic(t *testing.T) {
 		t.Error("a source without SVID handed one out")
 	}
 }
+
+// The subject alternative names are what a peer writes and Verify parses by itself.
+func FuzzVerify(f *testing.F) {
+	ca, err := testca.New(spiffeid.RequireTrustDomainFromString("prod.example"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	svid, err := ca.SVID("payments")
+	if err != nil {
+		f.Fatal(err)
+	}
+	san := asn1.ObjectIdentifier{2, 5, 29, 17}
+	for _, ext := range svid.Certificates[0].Extensions {
+		if ext.Id.Equal(san) {
+			f.Add(ext.Value)
+		}
+	}
+	f.Add([]byte{0x30, 0x82, 0xff, 0xff, 0x86, 0x80})
+	f.Fuzz(func(t *testing.T, value []byte) {
+		leaf := *svid.Certificates[0] // what crypto/x509 read stays, as if the two readers differed
+		leaf.Extensions = []pkix.Extension{{Id: san, Value: value}}
+		id, err := identity.Verify([]*x509.Certificate{&leaf, ca.Intermediate}, ca.Bundle())
+		if err == nil && id != svid.ID {
+			t.Errorf("accepted as %v", id)
+		}
+		if err != nil && !id.IsZero() {
+			t.Errorf("refused and yet %v", id)
+		}
+	})
+}
