@@ -62,9 +62,8 @@ type StepCA struct {
 	client stepClient
 	log    *slog.Logger
 
-	// Only the goroutine of run touches these once it runs.
-	unsaved bool      // what is in use is newer than what Dir holds
-	refresh time.Time // when the roots are due
+	due     schedule
+	unsaved bool // what is in use is newer than what Dir holds; run's, like due
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -213,7 +212,7 @@ func (s *StepCA) enrol(ctx context.Context, token *tokenClaims) error {
 		return err
 	}
 	s.set(svid, roots)
-	s.refresh = time.Now().Add(jitter(s.cfg.RefreshRoots))
+	s.due.refresh = time.Now().Round(0).Add(jitter(s.cfg.RefreshRoots))
 	s.log.Info("enrolled", "id", svid.ID.String(), "expires", expiry(svid.Certificates))
 	return nil
 }

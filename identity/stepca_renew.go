@@ -23,76 +23,80 @@ const (
 	minRenewal = 10 * time.Second
 )
 
-// run renews until ctx is done. It compares times by the wall clock (Round strips the other).
+// schedule belongs to the goroutine of run.
+type schedule struct {
+	renew, refresh      time.Time // when the certificate and the roots are due, by the wall clock
+	renewals, refreshes int       // failures in a row
+}
+
+// run renews until ctx is done.
 func (s *StepCA) run(ctx context.Context) {
-	defer s.persist() // Close may come between a change and its turn
-	renew := renewAt(s.snapshot.Load().svid)
-	var renewals, refreshes int // failures in a row
+	defer s.persist() // Close may come between a change and the end of its turn
+	s.due.renew = renewAt(s.snapshot.Load().svid)
 	for {
+		now := time.Now().Round(0) // by the wall clock, too
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(0, min(maxNap, time.Until(renew), time.Until(s.refresh.Round(0))))):
+		case <-time.After(max(0, min(maxNap, s.due.renew.Sub(now), s.due.refresh.Sub(now)))):
 		}
-		now := time.Now().Round(0)
-		if now.Before(renew) && now.Before(s.refresh.Round(0)) {
+		now = time.Now().Round(0)
+		if now.Before(s.due.renew) && now.Before(s.due.refresh) {
 			continue
 		}
-		orphaned, err := s.refreshRoots(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			refreshes++
-			s.refresh = now.Add(min(retryDelay(refreshes, maxRetryDelay), s.cfg.RefreshRoots))
-			s.log.Warn("the CA's roots were not refreshed", "failures", refreshes, "error", err)
-		} else {
-			refreshes, s.refresh = 0, now.Add(jitter(s.cfg.RefreshRoots))
-		}
-		if orphaned || !now.Before(renew) {
-			err := s.rekey(ctx)
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil {
-				renewals++
-				renew = now.Add(s.missed(ctx, renewals, err))
-			} else {
-				renewals, renew = 0, renewAt(s.snapshot.Load().svid)
-				if soonest := now.Add(minRenewal); renew.Before(soonest) {
-					renew = soonest
-				}
-			}
+		s.refreshRoots(ctx, now)
+		if !now.Before(s.due.renew) {
+			s.renew(ctx, now)
 		}
 		s.persist()
 	}
 }
 
-// refreshRoots fetches the roots and takes them if they differ. It reports whether they no
-// longer cover the certificate in use.
-func (s *StepCA) refreshRoots(ctx context.Context) (orphaned bool, err error) {
+// refreshRoots fetches the roots and takes them if they differ. When they no longer cover
+// the certificate in use, that is due too.
+func (s *StepCA) refreshRoots(ctx context.Context, now time.Time) {
 	have := s.snapshot.Load()
 	roots, err := s.client.roots(ctx, have.bundle)
-	if err != nil || roots.Equal(have.bundle) {
-		return false, err
+	if err != nil && ctx.Err() != nil { // Close
+		return
+	}
+	if err != nil {
+		s.due.refreshes++
+		s.due.refresh = now.Add(min(retryDelay(s.due.refreshes, maxRetryDelay), s.cfg.RefreshRoots))
+		s.log.Warn("the CA's roots were not refreshed", "failures", s.due.refreshes, "error", err)
+		return
+	}
+	s.due.refreshes, s.due.refresh = 0, now.Add(jitter(s.cfg.RefreshRoots))
+	if roots.Equal(have.bundle) {
+		return
 	}
 	s.set(have.svid, roots)
 	s.unsaved = true
 	s.log.Info("the CA's roots changed", "roots", len(roots.X509Authorities()))
-	return checkIssued(have.svid, roots) != nil, nil
+	if checkIssued(have.svid, roots) != nil {
+		s.due.renew = now
+	}
 }
 
-// rekey replaces the certificate and its key.
-func (s *StepCA) rekey(ctx context.Context) error {
+// renew replaces the certificate and its key.
+func (s *StepCA) renew(ctx context.Context, now time.Time) {
 	have := s.snapshot.Load()
 	svid, err := s.client.rekey(ctx, have.svid, have.bundle)
+	if err != nil && ctx.Err() != nil { // Close
+		return
+	}
 	if err != nil {
-		return err
+		s.due.renewals++
+		s.due.renew = now.Add(s.missed(ctx, err))
+		return
 	}
 	s.set(svid, have.bundle)
 	s.unsaved = true
+	s.due.renewals, s.due.renew = 0, renewAt(svid)
+	if soonest := now.Add(minRenewal); s.due.renew.Before(soonest) {
+		s.due.renew = soonest
+	}
 	s.log.Info("renewed", "id", svid.ID.String(), "expires", expiry(svid.Certificates))
-	return nil
 }
 
 // persist stores what is in use. What can't be stored is used all the same, and stored at
@@ -110,10 +114,10 @@ func (s *StepCA) persist() {
 }
 
 // missed reports a failed renewal and returns how long to wait for the next attempt.
-func (s *StepCA) missed(ctx context.Context, failures int, err error) time.Duration {
+func (s *StepCA) missed(ctx context.Context, err error) time.Duration {
 	have := s.snapshot.Load()
 	life, left := have.expires.Sub(have.svid.Certificates[0].NotBefore), time.Until(have.expires)
-	delay := retryDelay(failures, min(maxRetryDelay, life/30))
+	delay := retryDelay(s.due.renewals, min(maxRetryDelay, life/30))
 	level, text := slog.LevelWarn, "the certificate was not renewed"
 	switch {
 	case left <= 0:
@@ -122,7 +126,7 @@ func (s *StepCA) missed(ctx context.Context, failures int, err error) time.Durat
 		level, text = slog.LevelError, "the certificate expires soon and was not renewed"
 	}
 	s.log.Log(ctx, level, text, "id", have.svid.ID.String(), "expires", have.expires, "left", left.Round(time.Second),
-		"failures", failures, "retry", delay.Round(time.Second), "error", err)
+		"failures", s.due.renewals, "retry", delay.Round(time.Second), "error", err)
 	return delay
 }
 
