@@ -1,0 +1,248 @@
+package policy_test
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// The evaluator here reads authorization.md as directly as it can: documents as written, every
+// rule of every document, Kleene's logic with three values. It shares nothing with the engine.
+
+// tri is a truth value; and is min, or is max, not is the sign.
+type tri int
+
+const (
+	no      tri = -1
+	unknown tri = 0
+	yes     tri = 1
+)
+
+func truth(b bool) tri {
+	if b {
+		return yes
+	}
+	return no
+}
+
+type naive struct {
+	trustDomain string
+	docs        []policy.Document
+}
+
+// decide returns the verdict, and whether it was the default.
+func (n naive) decide(r *policy.Request) (v policy.Verdict, byDefault bool) {
+	for _, action := range []policy.Action{policy.ActionDeny, policy.ActionAllow} {
+		for _, d := range n.docs {
+			if d.Spec.Action != action || d.Spec.Mode == policy.ModeDryRun || !destination(d.Spec.Service, r.Destination) {
+				continue
+			}
+			for i := range d.Spec.Rules {
+				if n.matches(&d, i, r) {
+					return map[policy.Action]policy.Verdict{policy.ActionAllow: policy.Allow}[action], false
+				}
+			}
+		}
+	}
+	return policy.Deny, true
+}
+
+// matches decides one rule as its action does: what is unknown matches a deny only.
+func (n naive) matches(d *policy.Document, rule int, r *policy.Request) bool {
+	t := n.rule(&d.Spec.Rules[rule], r, d.Spec.Action)
+	return t == yes || t == unknown && d.Spec.Action == policy.ActionDeny
+}
+
+func destination(pattern, service string) bool {
+	if pattern == "*" {
+		return true
+	}
+	if p, ok := strings.CutSuffix(pattern, "/*"); ok {
+		return strings.HasPrefix(service, p+"/")
+	}
+	return pattern == service
+}
+
+func (n naive) rule(rule *policy.Rule, r *policy.Request, a policy.Action) tri {
+	from, to, when := yes, yes, yes
+	if len(rule.From) > 0 {
+		from = no
+		for _, s := range rule.From {
+			from = max(from, n.source(s, r))
+		}
+	}
+	if len(rule.To) > 0 {
+		to = no
+		for _, o := range rule.To {
+			to = max(to, operation(o, r, a))
+		}
+	}
+	for _, c := range rule.When {
+		when = min(when, condition(c, r, a))
+	}
+	return min(from, to, when)
+}
+
+func (n naive) source(s policy.Source, r *policy.Request) tri {
+	td := r.Source.TrustDomain().Name()
+	name := strings.TrimPrefix(r.Source.Path(), "/")
+	service := func(list []string) tri {
+		if name == "" {
+			return unknown
+		}
+		if s.TrustDomains == nil && td != n.trustDomain {
+			return no
+		}
+		return oneOf(list, name)
+	}
+	domain := func(list []string) tri {
+		if td == "" {
+			return unknown
+		}
+		return oneOf(list, td)
+	}
+	out := yes
+	if s.Services != nil {
+		out = min(out, service(s.Services))
+	}
+	if s.NotServices != nil {
+		out = min(out, -service(s.NotServices))
+	}
+	if s.TrustDomains != nil {
+		out = min(out, domain(s.TrustDomains))
+	}
+	if s.NotTrustDomains != nil {
+		out = min(out, -domain(s.NotTrustDomains))
+	}
+	return min(out, addresses(s.IPs, s.NotIPs, r))
+}
+
+func addresses(list, not []string, r *policy.Request) tri {
+	out := yes
+	if list != nil {
+		out = min(out, address(list, r.SourceAddr))
+	}
+	if not != nil {
+		out = min(out, -address(not, r.SourceAddr))
+	}
+	return out
+}
+
+func address(list []string, a netip.Addr) tri {
+	if !a.IsValid() {
+		return unknown
+	}
+	a = a.Unmap().WithZone("")
+	for _, s := range list {
+		if p, err := netip.ParsePrefix(s); err == nil && p.Contains(a) || s == a.String() {
+			return yes
+		}
+	}
+	return no
+}
+
+func oneOf(list []string, s string) tri {
+	for _, v := range list {
+		if v == s || v == "*" {
+			return yes
+		}
+		if p, ok := strings.CutSuffix(v, "*"); ok && strings.HasPrefix(s, p) {
+			return yes
+		}
+		if p, ok := strings.CutPrefix(v, "*"); ok && strings.HasSuffix(s, p) {
+			return yes
+		}
+	}
+	return no
+}
+
+// later is what a field is at the accept of a connection whose requests will be decided: to
+// an allow, something that could match; to a deny, nothing that it can refuse yet.
+func later(r *policy.Request, a policy.Action) tri {
+	if !r.Deferred || r.Layer != policy.LayerConnection {
+		return unknown
+	}
+	return truth(a == policy.ActionAllow)
+}
+
+func operation(o policy.Operation, r *policy.Request, a policy.Action) tri {
+	out := yes
+	field := func(list []string, s string, known bool) {
+		if list != nil && !known {
+			out = min(out, later(r, a))
+		} else if list != nil {
+			out = min(out, oneOf(list, s))
+		}
+	}
+	isHTTP := r.Layer == policy.LayerHTTP
+	field(o.Ports, r.Port, true)
+	field(o.Methods, r.Method, isHTTP)
+	field(o.Hosts, r.Host, isHTTP)
+	field(o.GRPC, r.GRPCMethod, r.Layer == policy.LayerGRPC)
+	if o.Paths != nil && !isHTTP {
+		out = min(out, later(r, a))
+	} else if o.Paths != nil {
+		best := oneOf(o.Paths, r.Path)
+		for _, p := range o.Paths {
+			best = max(best, truth(template(p, r.Path)))
+		}
+		out = min(out, best)
+	}
+	return out
+}
+
+// template matches segment by segment.
+func template(pattern, path string) bool {
+	if !strings.Contains(pattern, "{") {
+		return false
+	}
+	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	for i, w := range want {
+		switch {
+		case i >= len(have):
+			return false
+		case strings.HasSuffix(w, "...}"):
+			return true
+		case strings.HasPrefix(w, "{") && have[i] == "", !strings.HasPrefix(w, "{") && have[i] != w:
+			return false
+		}
+	}
+	return len(want) == len(have)
+}
+
+func condition(c policy.Condition, r *policy.Request, a policy.Action) tri {
+	switch c.Key {
+	case "source.ip":
+		return addresses(c.Values, c.NotValues, r)
+	case "destination.port":
+		return value(c, r.Port)
+	}
+	if r.Layer == policy.LayerConnection {
+		return later(r, a)
+	}
+	lines := r.Header[http.CanonicalHeaderKey(strings.TrimPrefix(c.Key, "request.header."))]
+	if len(lines) == 0 {
+		return truth(c.Values == nil)
+	}
+	every, some := yes, no
+	for _, s := range lines {
+		every, some = min(every, value(c, s)), max(some, value(c, s))
+	}
+	if a == policy.ActionAllow {
+		return every
+	}
+	return some
+}
+
+func value(c policy.Condition, s string) tri {
+	out := yes
+	if c.Values != nil {
+		out = min(out, oneOf(c.Values, s))
+	}
+	if c.NotValues != nil {
+		out = min(out, -oneOf(c.NotValues, s))
+	}
+	return out
+}
