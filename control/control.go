@@ -13,7 +13,20 @@ package control
 
 import (
 	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/discovery/gossip"
 )
 
 // Config tells [New] what to run.
@@ -24,20 +37,176 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Server is a running control plane. It is safe for concurrent use.
-type Server struct{}
+// closeTimeout bounds how long Close waits for requests under way and for goodbyes.
+const closeTimeout = 3 * time.Second
 
-// Init makes a new control plane in dir, which must not exist or be empty: keys and
-// certificates, an empty store of rules, and mesh.yaml with the settings.
-func Init(dir string, s Settings) error { panic("not built yet") }
+// A Server is a running control plane. It is safe for concurrent use.
+type Server struct {
+	cfg       Config
+	settings  Settings
+	log       *slog.Logger
+	listens   Addresses
+	keys      [][]byte // gossip
+	bundleKey ed25519.PrivateKey
+
+	ca     *ca.CA
+	rules  store.Store
+	pub    *publisher
+	polls  *polls
+	gossip *gossip.Member
+	mesh   *mesh.Mesh
+
+	ctx     context.Context // ends when closing begins
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	failed  chan error // the first server that ended by itself
+	once    sync.Once
+	closers []func(context.Context) error // in the order of starting
+	closed  error
+}
 
 // New opens dir and starts everything; when it returns, members can enrol and join and
 // the admin socket answers. ctx bounds the start only. The caller must Close.
-func New(ctx context.Context, cfg Config) (*Server, error) { panic("not built yet") }
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger, polls: newPolls(), failed: make(chan error, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("control: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// start starts the parts in the order in which they need each other. The store comes first: its
+// lock keeps a second server out of the directory.
+func (s *Server) start(ctx context.Context) (err error) {
+	if s.settings, err = loadSettings(s.cfg.Dir); err != nil {
+		return err
+	}
+	last, err := loadAddresses(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if s.keys, err = loadGossipKeys(s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.bundleKey, err = loadBundleKey(s.cfg.Dir); err != nil {
+		return err
+	}
+	if err := s.startCA(ctx, last); err != nil {
+		return err
+	}
+	if err := s.startMesh(ctx, last); err != nil {
+		return err
+	}
+	if s.listens != last {
+		if err := s.listens.save(s.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	if err := s.startAdmin(ctx); err != nil {
+		return err
+	}
+	s.log.Info("control plane is up", "trust_domain", s.settings.TrustDomain,
+		"ca", s.listens.CA, "mesh", s.listens.Mesh, "gossip", s.listens.Gossip, "rules", s.rules.Rules().Version)
+	return nil
+}
+
+func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
+	if s.rules, err = store.Open(filepath.Join(s.cfg.Dir, rulesFile), s.checkRules); err != nil {
+		return err
+	}
+	s.onClose(func(context.Context) error { return s.rules.Close() })
+	s.ca, err = ca.Open(ca.Config{
+		Dir: filepath.Join(s.cfg.Dir, caDir), Host: s.settings.Advertise,
+		Lifetime: s.settings.CertificateLifetime, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(func(context.Context) error { return s.ca.Close() })
+	if td := s.ca.TrustDomain().Name(); td != s.settings.TrustDomain {
+		return fmt.Errorf("%s says trust_domain %s, but the certificates are for %s: it can't be changed", settingsFile, s.settings.TrustDomain, td)
+	}
+	if s.pub, err = newPublisher(s.ca.TrustDomain(), s.bundleKey, s.rules); err != nil {
+		return err
+	}
+	s.wg.Go(func() { s.pub.follow(s.ctx, s.log) })
+
+	var ln net.Listener
+	err = bind(s.log, "ca", s.settings.Listen.CA, last.CA, func(addr string) error {
+		ln, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.listens.CA = ln.Addr().String()
+	srv := s.ca.Server()
+	s.serve("ca", func() error { return srv.ServeTLS(ln, "", "") })
+	s.onClose(shutdown(srv))
+	return nil
+}
+
+// Addresses returns where members reach the server.
+func (s *Server) Addresses() Addresses {
+	reach := func(listen string) string {
+		_, port, err := net.SplitHostPort(listen)
+		if err != nil {
+			panic("control: a listener's address has no port: " + listen)
+		}
+		return net.JoinHostPort(s.settings.Advertise, port)
+	}
+	return Addresses{reach(s.listens.CA), reach(s.listens.Mesh), reach(s.listens.Gossip)}
+}
+
+// TrustDomain returns the mesh's.
+func (s *Server) TrustDomain() string { return s.settings.TrustDomain }
+
+// serve runs a server that ends with an error only when it was not asked to.
+func (s *Server) serve(what string, run func() error) {
+	s.wg.Go(func() {
+		if err := run(); s.ctx.Err() == nil {
+			select {
+			case s.failed <- fmt.Errorf("control: %s: %w", what, err):
+			default: // one is enough
+			}
+		}
+	})
+}
+
+func (s *Server) onClose(f func(context.Context) error) { s.closers = append(s.closers, f) }
 
 // Serve blocks until ctx is done (then it closes the server gracefully and returns nil) or
 // something that the control plane can't do without fails.
-func (s *Server) Serve(ctx context.Context) error { panic("not built yet") }
+func (s *Server) Serve(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return s.Close()
+	case <-s.ctx.Done():
+		return s.Close()
+	case err := <-s.failed:
+		return errors.Join(err, s.Close())
+	}
+}
 
-// Close stops at once and waits for everything that it started. It is idempotent.
-func (s *Server) Close() error { panic("not built yet") }
+// Admin returns a client of this server.
+func (s *Server) Admin() (*admin.Client, error) { return admin.NewClient(s.cfg.Dir) }
+
+// Close ends the server: long polls are answered, short requests have 3 s, the gossip pool
+// hears a goodbye. It waits for everything that New started, and is idempotent.
+func (s *Server) Close() error {
+	s.once.Do(func() {
+		s.cancel()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		// What listens, before what it needs.
+		for i := len(s.closers) - 1; i >= 0; i-- {
+			s.closed = errors.Join(s.closed, s.closers[i](ctx))
+		}
+		s.wg.Wait()
+	})
+	return s.closed
+}

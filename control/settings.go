@@ -1,6 +1,19 @@
 package control
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/intramesh/mesh/control/ca"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.yaml.in/yaml/v4"
+)
 
 // Settings is what mesh.yaml in the control plane's directory holds. The zero value of every
 // field but TrustDomain means its default.
@@ -12,21 +25,145 @@ type Settings struct {
 	Advertise string `yaml:"advertise"`
 	// Listen says where to listen.
 	Listen Listen `yaml:"listen"`
-	// CertificateLifetime is how long a member's certificate is valid; the default is 24 h.
+	// CertificateLifetime is how long a member's certificate is valid, from a minute up; the
+	// default is 24 h.
 	CertificateLifetime time.Duration `yaml:"certificate_lifetime"`
 	// TokenLifetime is how long an unused token is valid unless "mesh token" says
-	// otherwise; the default is 1 h.
+	// otherwise, at most a week; the default is 1 h.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
 }
 
-// Listen holds addresses to listen on, "host:port". Port 0 takes a free one, which is
-// written to run.json and taken again at the next start if it is still free.
+// Listen holds addresses to listen on: "127.0.0.1:7440", or ":7440" for all addresses. Port 0
+// takes a free one, which is written to run.json and taken again at the next start if it
+// is still free.
 type Listen struct {
-	// CA is the certificate authority's HTTPS; the default is 127.0.0.1:7440, or :7440
+	// CA is the certificate authority's HTTPS. The default is 127.0.0.1:7440, or :7440
 	// when Advertise is not a loopback address (and so on for the others).
 	CA string `yaml:"ca"`
 	// Mesh takes members' connections; the default port is 7441.
 	Mesh string `yaml:"mesh"`
-	// Gossip is used on UDP and TCP; the default port is 7442.
+	// Gossip is used for UDP and TCP; the default port is 7442.
 	Gossip string `yaml:"gossip"`
+}
+
+// settingsFile is written last: a directory without it is not a control plane's.
+const settingsFile = "mesh.yaml"
+
+func (s Settings) withDefaults() Settings {
+	set := func(v *string, to string) {
+		if *v == "" {
+			*v = to
+		}
+	}
+	set(&s.Advertise, "127.0.0.1")
+	host := ""
+	if ip, err := netip.ParseAddr(s.Advertise); s.Advertise == "localhost" || err == nil && ip.IsLoopback() {
+		host = s.Advertise
+	}
+	set(&s.Listen.CA, net.JoinHostPort(host, "7440"))
+	set(&s.Listen.Mesh, net.JoinHostPort(host, "7441"))
+	set(&s.Listen.Gossip, net.JoinHostPort(host, "7442"))
+	if s.CertificateLifetime == 0 {
+		s.CertificateLifetime = ca.DefaultLifetime
+	}
+	if s.TokenLifetime == 0 {
+		s.TokenLifetime = time.Hour
+	}
+	return s
+}
+
+func (s Settings) check() error {
+	if s.TrustDomain == "" {
+		return errors.New("trust_domain is missing")
+	}
+	if td, err := spiffeid.TrustDomainFromString(s.TrustDomain); err != nil {
+		return fmt.Errorf("trust_domain: %w", err)
+	} else if td.Name() != s.TrustDomain {
+		return fmt.Errorf("trust_domain: write %q instead of %q", td.Name(), s.TrustDomain)
+	}
+	if strings.ContainsAny(s.Advertise, "/@ []") {
+		return fmt.Errorf("advertise: %q is not a host name or an IP address", s.Advertise)
+	}
+	for name, addr := range map[string]string{"ca": s.Listen.CA, "mesh": s.Listen.Mesh, "gossip": s.Listen.Gossip} {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return fmt.Errorf("listen.%s: %q is not of the form host:port", name, addr)
+		}
+		if _, err := netip.ParseAddr(host); host != "" && host != "localhost" && err != nil {
+			return fmt.Errorf("listen.%s: %q is not an IP address", name, host)
+		}
+	}
+	if s.CertificateLifetime < ca.MinLifetime {
+		return fmt.Errorf("certificate_lifetime: %v is below %v", s.CertificateLifetime, ca.MinLifetime)
+	}
+	if s.TokenLifetime <= 0 || s.TokenLifetime > ca.MaxTokenLifetime {
+		return fmt.Errorf("token_lifetime: %v is not between 0 and %v", s.TokenLifetime, ca.MaxTokenLifetime)
+	}
+	return nil
+}
+
+// file is mesh.yaml, for people to edit.
+func (s Settings) file() string {
+	return fmt.Sprintf(`# Settings of the control plane of mesh %[1]s; "mesh serve" reads them when it starts.
+trust_domain: %[1]s           # can't change: it is in every certificate
+advertise: %[2]q              # host name or IP address under which members reach this machine
+listen:                       # port 0 takes a free one and keeps it
+  ca: %[3]q                   # certificate authority, HTTPS
+  mesh: %[4]q                 # members' connections, mTLS
+  gossip: %[5]q               # UDP and TCP
+certificate_lifetime: %[6]s   # members renew at two thirds of it
+token_lifetime: %[7]s         # of a token that is not used
+`, s.TrustDomain, s.Advertise, s.Listen.CA, s.Listen.Mesh, s.Listen.Gossip, short(s.CertificateLifetime), short(s.TokenLifetime))
+}
+
+// short prints 24h0m0s as 24h.
+func short(d time.Duration) string {
+	s := d.String()
+	if t, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = t + "m"
+	}
+	if t, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = t + "h"
+	}
+	return s
+}
+
+// loadSettings reads mesh.yaml. An unknown field is an error: a misspelt one would silently
+// mean its default.
+func loadSettings(dir string) (Settings, error) {
+	path := filepath.Join(dir, settingsFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return Settings{}, fmt.Errorf("%s is not a control plane's directory: run mesh init %s first", dir, dir)
+	}
+	if err != nil {
+		return Settings{}, err
+	}
+	var s Settings
+	if err := yaml.Load(data, &s, yaml.WithKnownFields()); err != nil {
+		return s, settingsError(path, err)
+	}
+	s = s.withDefaults()
+	if err := s.check(); err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func settingsError(path string, err error) error {
+	list, ok := errors.AsType[*yaml.LoadErrors](err)
+	if !ok {
+		list = &yaml.LoadErrors{}
+		if one, ok := errors.AsType[*yaml.LoadError](err); ok {
+			list.Errors = append(list.Errors, one)
+		}
+	}
+	var all []error
+	for _, e := range list.Errors {
+		all = append(all, fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, e.Message))
+	}
+	if all == nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(all...)
 }

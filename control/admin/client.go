@@ -1,23 +1,144 @@
-// Package admin is the operator's interface to a running control plane: HTTP with JSON
-// over the unix socket admin.sock in its directory. Who may open the socket may do
-// everything.
 package admin
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/internal/wire"
+	"github.com/intramesh/mesh/policy"
 )
 
-// A Client talks to the control plane. It is safe for concurrent use.
-type Client struct{}
+// A Client talks to the control plane. It is safe for concurrent use. Its errors are an
+// [*Error] when the control plane refused, and an [*UnreachableError] when it did not answer.
+type Client struct {
+	http http.Client
+	dir  string
+}
+
+var _ Backend = (*Client)(nil)
+
+// An UnreachableError says that no control plane answers for a directory.
+type UnreachableError struct {
+	Dir string
+	Err error
+}
+
+// Error says what to do.
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("admin: no control plane answers in %s (is mesh serve running there?): %v", e.Dir, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// requestTimeout bounds a call whose context has no deadline.
+const requestTimeout = 30 * time.Second
 
 // NewClient returns a client of the control plane that serves dir. It does not connect yet.
-func NewClient(dir string) (*Client, error) { panic("not built yet") }
+func NewClient(dir string) (*Client, error) {
+	path, err := SocketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{dir: dir}
+	c.http = http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}},
+	}
+	return c, nil
+}
+
+// Close closes idle connections. Calls may still be made; they connect anew.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
 
 // Token returns what a new process of service needs to join, a one-time token included.
 // A ttl of 0 means the control plane's default.
 func (c *Client) Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error) {
-	panic("not built yet")
+	var b mesh.Bootstrap
+	err := c.call(ctx, http.MethodPost, "/v1/token", tokenRequest{service, ttl}, &b)
+	return &b, err
+}
+
+// Rules returns all documents and their version.
+func (c *Client) Rules(ctx context.Context) (r store.Rules, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/rules", nil, &r)
+	return r, err
+}
+
+// Apply adds and replaces documents, all or none. When it returns without error, the change
+// is on disk.
+func (c *Client) Apply(ctx context.Context, docs []policy.Document) (r store.Result, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/rules", docs, &r)
+	return r, err
+}
+
+// Delete removes documents by name, all or none.
+func (c *Client) Delete(ctx context.Context, names []string) (r store.Result, err error) {
+	err = c.call(ctx, http.MethodDelete, "/v1/rules?"+url.Values{"name": names}.Encode(), nil, &r)
+	return r, err
+}
+
+// Members tells who is there.
+func (c *Client) Members(ctx context.Context) (m []Member, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/members", nil, &m)
+	return m, err
+}
+
+// Explain decides a request by the current rules, and tells why.
+func (c *Client) Explain(ctx context.Context, q Question) (e policy.Explanation, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/explain", q, &e)
+	return e, err
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader = http.NoBody
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok { // its URL means nothing here
+			err = e.Err
+		}
+		return &UnreachableError{c.dir, err}
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 2*wire.MaxBundleBytes))
+	if err != nil {
+		return &UnreachableError{c.dir, err}
+	}
+	if resp.StatusCode != http.StatusOK {
+		e := &Error{Status: resp.StatusCode}
+		if json.Unmarshal(data, e) != nil || e.Message == "" {
+			e.Message = resp.Status
+		}
+		return e
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("admin: answer of %s: %w", path, err)
+	}
+	return nil
 }

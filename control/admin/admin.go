@@ -1,0 +1,116 @@
+// Package admin is the operator's interface to a running control plane: HTTP with JSON
+// over the unix socket admin.sock in its directory. Who may open the socket may do
+// everything.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/policy"
+)
+
+// SocketName is the socket's name in the control plane's directory.
+const SocketName = "admin.sock"
+
+// maxSocketPath is what every system's sun_path holds, with its final zero byte.
+const maxSocketPath = 103
+
+// SocketPath returns where the control plane of dir listens, or an error when the path is
+// longer than a unix socket's can be.
+func SocketPath(dir string) (string, error) {
+	path := filepath.Join(dir, SocketName)
+	if len(path) > maxSocketPath {
+		return "", fmt.Errorf("admin: socket path %s has %d bytes, and at most %d work: use a shorter or a relative directory", path, len(path), maxSocketPath)
+	}
+	return path, nil
+}
+
+// A Backend does what the interface offers. Its errors go to the operator as they are; wrap them in
+// an [Error] to give them a status.
+type Backend interface {
+	// Token makes a one-time token for service, and what else a process of it needs. A ttl of 0
+	// means the default.
+	Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error)
+	// Rules returns all documents.
+	Rules(ctx context.Context) (store.Rules, error)
+	// Apply adds and replaces documents, all or none.
+	Apply(ctx context.Context, docs []policy.Document) (store.Result, error)
+	// Delete removes documents, all or none.
+	Delete(ctx context.Context, names []string) (store.Result, error)
+	// Members tells who is there.
+	Members(ctx context.Context) ([]Member, error)
+	// Explain decides a request and tells why.
+	Explain(ctx context.Context, q Question) (policy.Explanation, error)
+}
+
+// An Error is a refusal with an HTTP status; 400, 404 and 409 are the operator's doing.
+type Error struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Refuse wraps what the operator can mend.
+func Refuse(status int, err error) error { return &Error{status, err.Error()} }
+
+// NotFound reports whether the control plane knows no such document.
+func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
+
+// A Question is a request to explain.
+type Question struct {
+	// From is the caller, a service name or a SPIFFE ID; To and Port are what it calls.
+	From string `json:"from"`
+	To   string `json:"to"`
+	Port string `json:"port,omitempty"`
+	// Method and Path make it an HTTP request, GRPC a gRPC call. With neither it is a
+	// connection.
+	Method string `json:"method,omitempty"`
+	Path   string `json:"path,omitempty"`
+	GRPC   string `json:"grpc,omitempty"`
+}
+
+// A Member is a process in the mesh.
+type Member struct {
+	// Service is by its certificate, or by what it announces when it has not asked for rules
+	// yet.
+	Service string `json:"service"`
+	// Instance is its name in the gossip pool.
+	Instance string `json:"instance"`
+	// State is "alive", "suspect" when the pool holds it dead, or "unseen" when it asks for rules
+	// and is not in the pool.
+	State string `json:"state"`
+	// Addr is where it gossips, or where it asked from.
+	Addr string `json:"addr,omitempty"`
+	// Ports are the endpoints that it announces.
+	Ports []Port `json:"ports,omitempty"`
+	// Rules is the version of the rules that it had when it last asked, 0 when it had none or
+	// never asked.
+	Rules uint64 `json:"rules"`
+	// Asked is when that was.
+	Asked time.Time `json:"asked,omitzero"`
+	// Refused tells of a bundle that it did not take.
+	Refused *Refusal `json:"refused,omitempty"`
+}
+
+// A Port is one endpoint of a member.
+type Port struct {
+	Service string `json:"service"`
+	Port    string `json:"port,omitempty"`
+	Addr    string `json:"addr"`
+	State   string `json:"state"`
+	Zone    string `json:"zone,omitempty"`
+}
+
+// A Refusal is a bundle that a member did not take. Version is 0 when it could not be read.
+type Refusal struct {
+	Version uint64 `json:"version"`
+	Reason  string `json:"reason"`
+}

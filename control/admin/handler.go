@@ -1,0 +1,111 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/intramesh/mesh/internal/wire"
+	"github.com/intramesh/mesh/policy"
+)
+
+type tokenRequest struct {
+	Service string        `json:"service"`
+	TTL     time.Duration `json:"ttl,omitempty"` // nanoseconds
+}
+
+// Handler serves a backend to [Client]. Failures that are not the operator's doing are logged.
+func Handler(b Backend, log *slog.Logger) http.Handler {
+	h := handler{b, log}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/token", h.token)
+	mux.HandleFunc("GET /v1/rules", h.rules)
+	mux.HandleFunc("POST /v1/rules", h.apply)
+	mux.HandleFunc("DELETE /v1/rules", h.delete)
+	mux.HandleFunc("GET /v1/members", h.members)
+	mux.HandleFunc("POST /v1/explain", h.explain)
+	return mux
+}
+
+type handler struct {
+	Backend
+	log *slog.Logger
+}
+
+func (h handler) token(w http.ResponseWriter, r *http.Request) {
+	var q tokenRequest
+	if !h.read(w, r, &q) {
+		return
+	}
+	v, err := h.Token(r.Context(), q.Service, q.TTL)
+	h.answer(w, r, v, err)
+}
+
+func (h handler) rules(w http.ResponseWriter, r *http.Request) {
+	v, err := h.Rules(r.Context())
+	h.answer(w, r, v, err)
+}
+
+func (h handler) apply(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBundleBytes))
+	if err != nil {
+		h.answer(w, r, nil, Refuse(http.StatusBadRequest, err))
+		return
+	}
+	docs, err := policy.Parse("", body)
+	if err != nil {
+		h.answer(w, r, nil, Refuse(http.StatusBadRequest, err))
+		return
+	}
+	v, err := h.Apply(r.Context(), docs)
+	h.answer(w, r, v, err)
+}
+
+func (h handler) delete(w http.ResponseWriter, r *http.Request) {
+	v, err := h.Delete(r.Context(), r.URL.Query()["name"])
+	h.answer(w, r, v, err)
+}
+
+func (h handler) members(w http.ResponseWriter, r *http.Request) {
+	v, err := h.Members(r.Context())
+	h.answer(w, r, v, err)
+}
+
+func (h handler) explain(w http.ResponseWriter, r *http.Request) {
+	var q Question
+	if !h.read(w, r, &q) {
+		return
+	}
+	v, err := h.Explain(r.Context(), q)
+	h.answer(w, r, v, err)
+}
+
+// read decodes a small request.
+func (h handler) read(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		h.answer(w, r, nil, Refuse(http.StatusBadRequest, err))
+		return false
+	}
+	return true
+}
+
+func (h handler) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		refusal, ok := errors.AsType[*Error](err)
+		if !ok {
+			h.log.ErrorContext(r.Context(), "operator's request failed", "op", r.Pattern, "error", err)
+			refusal = &Error{http.StatusInternalServerError, err.Error()}
+		}
+		status, v = refusal.Status, refusal
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the operator is gone: nobody to tell
+}

@@ -1,0 +1,91 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/internal/wire"
+)
+
+// maxWait bounds how long a request for newer rules is held.
+const maxWait = 55 * time.Second
+
+// memberAPI is what members ask over the mesh; see package wire.
+func (s *Server) memberAPI() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+wire.PathJoin, s.serveJoin)
+	mux.HandleFunc("GET "+wire.PathBundle, s.serveBundle)
+	return mux
+}
+
+func (s *Server) serveJoin(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keys, Seeds: s.seeds()}) // the member is gone: nobody to tell
+}
+
+func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
+	peer, ok := mesh.PeerFromContext(r.Context())
+	if !ok {
+		http.Error(w, "members only", http.StatusForbidden)
+		return
+	}
+	q, wait, err := parsePoll(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	q.service, q.addr = peer.Service(), peer.Addr
+	s.polls.record(q, time.Now())
+	if q.reason != "" {
+		s.log.WarnContext(r.Context(), "a member refused a bundle", "service", q.service, "instance", q.instance,
+			"refused", q.refused, "in_force", q.version, "reason", q.reason)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	defer cancel()
+	stop := context.AfterFunc(s.ctx, cancel)
+	defer stop()
+	next, ok := s.pub.newer(ctx, q.version)
+	if !ok {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = w.Write(next.signed) // the member is gone: nobody to tell
+}
+
+const (
+	maxInstance = 63
+	maxReason   = 512
+)
+
+func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
+	number := func(key string) uint64 {
+		n, e := strconv.ParseUint(v.Get(key), 10, 64)
+		if e != nil && v.Has(key) {
+			err = e
+		}
+		return n
+	}
+	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason)}
+	if v.Has("wait") {
+		var e error
+		if wait, e = time.ParseDuration(v.Get("wait")); e != nil {
+			err = e
+		}
+	}
+	return q, min(max(wait, 0), maxWait), err
+}
+
+// cut bounds what a member says about itself.
+func cut(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}

@@ -1,0 +1,136 @@
+package control
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// operator is the backend of the admin socket.
+type operator struct{ *Server }
+
+var _ admin.Backend = operator{}
+
+func (s *Server) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
+
+func (s *Server) startAdmin(ctx context.Context) error {
+	path, err := admin.SocketPath(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	// The store's lock is ours, so a socket that is there is a dead server's.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	srv := s.httpServer(admin.Handler(operator{s}, s.log))
+	s.serve("admin", func() error { return srv.Serve(ln) })
+	s.onClose(shutdown(srv))
+	return nil
+}
+
+// Token issues a one-time token and tells the addresses.
+func (s operator) Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error) {
+	if ttl == 0 {
+		ttl = s.settings.TokenLifetime
+	}
+	at := s.Addresses()
+	token, err := s.ca.Token(service, at.CA, ttl)
+	if err != nil {
+		return nil, admin.Refuse(http.StatusBadRequest, err)
+	}
+	public, _ := s.bundleKey.Public().(ed25519.PublicKey)
+	s.log.InfoContext(ctx, "token issued", "service", service, "lifetime", ttl)
+	return &mesh.Bootstrap{
+		TrustDomain:     s.settings.TrustDomain,
+		Service:         service,
+		CA:              ca.URL(at.CA),
+		RootFingerprint: s.ca.Fingerprint(),
+		Control:         []string{at.Mesh},
+		BundleKeys:      [][]byte{public},
+		Token:           token,
+	}, nil
+}
+
+// Rules returns all documents.
+func (s operator) Rules(context.Context) (store.Rules, error) { return s.rules.Rules(), nil }
+
+// Apply stores documents and publishes them.
+func (s operator) Apply(ctx context.Context, docs []policy.Document) (store.Result, error) {
+	r, err := s.rules.Apply(ctx, docs)
+	return r, s.changed(ctx, r, err)
+}
+
+// Delete removes documents and publishes what is left.
+func (s operator) Delete(ctx context.Context, names []string) (store.Result, error) {
+	r, err := s.rules.Delete(ctx, names)
+	return r, s.changed(ctx, r, err)
+}
+
+func (s operator) changed(ctx context.Context, r store.Result, err error) error {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return admin.Refuse(http.StatusNotFound, err)
+	case errors.Is(err, store.ErrInvalid):
+		return admin.Refuse(http.StatusBadRequest, err)
+	case err != nil:
+		return err
+	}
+	s.log.InfoContext(ctx, "rules changed", "version", r.Version, "changes", r.Changes)
+	return s.pub.publish()
+}
+
+// Explain asks the engine that the members run.
+func (s operator) Explain(ctx context.Context, q admin.Question) (policy.Explanation, error) {
+	r, err := s.request(q)
+	if err != nil {
+		return policy.Explanation{}, admin.Refuse(http.StatusBadRequest, err)
+	}
+	now, _ := s.pub.current()
+	return now.engine.Explain(ctx, r), nil
+}
+
+func (s operator) request(q admin.Question) (*policy.Request, error) {
+	r := &policy.Request{Destination: q.To, Port: q.Port}
+	var err error
+	if strings.Contains(q.From, "://") {
+		r.Source, err = spiffeid.FromString(q.From)
+	} else {
+		r.Source, err = spiffeid.FromSegments(s.ca.TrustDomain(), strings.Split(q.From, "/")...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("from %q: %w", q.From, err)
+	}
+	switch {
+	case q.GRPC != "":
+		r.Layer, r.GRPCMethod = policy.LayerGRPC, strings.TrimPrefix(q.GRPC, "/")
+	case q.Method != "":
+		r.Layer, r.Method, r.Path, r.Host = policy.LayerHTTP, q.Method, q.Path, q.To
+		if !strings.HasPrefix(q.Path, "/") {
+			return nil, fmt.Errorf("path %q does not start with a slash", q.Path)
+		}
+		r.Header = http.Header{}
+	}
+	return r, nil
+}
