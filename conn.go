@@ -62,9 +62,8 @@ func (c *conn) opError(op string, err error) error {
 	if d := c.failure.Load(); d != nil {
 		err = d
 	}
-	var op2 *net.OpError
-	if errors.As(err, &op2) {
-		err = op2.Err
+	if inner, ok := errors.AsType[*net.OpError](err); ok {
+		err = inner.Err
 	}
 	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
@@ -189,7 +188,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	buf := c.bufs.Get().(*[maxRecord]byte) //nolint:errcheck,forcetypeassert,revive // the pool holds nothing else
+	buf := c.bufs.Get().(*[maxRecord]byte) // the pool holds nothing else
 	defer c.bufs.Put(buf)
 	var n int
 	for n < len(p) {
@@ -248,7 +247,7 @@ func (c *conn) whyNotWritten(err error) error {
 	_ = c.net.SetReadDeadline(time.Now().Add(resetWait))
 	defer func() { _ = c.restoreReadDeadline() }()
 	_ = c.nextData()
-	if d := (*DeniedError)(nil); errors.As(c.readErr, &d) {
+	if d, ok := errors.AsType[*DeniedError](c.readErr); ok {
 		return d
 	}
 	return err
@@ -342,7 +341,7 @@ func (c *netConn) linger() {
 		return
 	}
 	const maxDrop = 1 << 20
-	_ = c.Conn.SetReadDeadline(time.Now().Add(10 * resetWait))
+	_ = c.SetReadDeadline(time.Now().Add(10 * resetWait))
 	_, _ = io.Copy(io.Discard, io.LimitReader(c.Conn, maxDrop))
 }
 
@@ -359,10 +358,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		ns = t.UnixNano()
 	}
 	c.readDeadline.Store(ns)
-	if c.failure.Load() != nil {
-		return nil // a reset is under way and has its own
+	if c.failure.Load() == nil { // else a reset is under way and has its own
+		return c.net.SetReadDeadline(t)
 	}
-	return c.net.SetReadDeadline(t)
+	return nil
 }
 
 func (c *conn) restoreReadDeadline() error {

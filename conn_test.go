@@ -12,7 +12,7 @@ import (
 )
 
 // pipe returns both ends of a raw connection over loopback.
-func (w *world) pipe(client, server *mesh.Mesh, ln net.Listener) (c, s net.Conn) {
+func (w *world) pipe(client *mesh.Mesh, ln net.Listener) (c, s net.Conn) {
 	w.t.Helper()
 	accepted := make(chan net.Conn, 1)
 	go func() {
@@ -38,7 +38,7 @@ func TestConnBehavesAsNetConn(t *testing.T) {
 	payments, orders := w.join("payments"), w.join("orders")
 	ln := w.listen(payments)
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		c1, c2 = w.pipe(orders, payments, ln)
+		c1, c2 = w.pipe(orders, ln)
 		return c1, c2, func() { c1.Close(); c2.Close() }, nil
 	})
 }
@@ -46,7 +46,7 @@ func TestConnBehavesAsNetConn(t *testing.T) {
 func TestHalfClose(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, s := w.pipe(orders, payments, w.listen(payments))
+	c, s := w.pipe(orders, w.listen(payments))
 	if _, err := io.WriteString(c, "question"); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestHalfClose(t *testing.T) {
 func TestAbruptEndIsNotEOF(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, s := w.pipe(orders, payments, w.listen(payments))
+	c, s := w.pipe(orders, w.listen(payments))
 	if err := s.(interface{ NetConn() net.Conn }).NetConn().Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestAbruptEndIsNotEOF(t *testing.T) {
 func TestClosedConn(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, _ := w.pipe(orders, payments, w.listen(payments))
+	c, _ := w.pipe(orders, w.listen(payments))
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func asciiJSON(d *DeniedError) string {
 	var b strings.Builder
 	for _, r := range string(raw) {
 		if r < 0x7f {
-			b.WriteByte(byte(r)) // json has escaped control characters
+			b.WriteRune(r) // control characters json has escaped
 			continue
 		}
 		for _, u := range utf16.Encode([]rune{r}) {
@@ -55,10 +55,8 @@ func decodeDenied(s string) (*DeniedError, bool) {
 		return nil, false
 	}
 	d := new(DeniedError)
-	if json.Unmarshal([]byte(s), d) != nil || d.Destination == "" {
-		return nil, false
-	}
-	return d, true
+	err := json.Unmarshal([]byte(s), d)
+	return d, err == nil && d.Destination != ""
 }
 
 // DeniedFromResponse returns the denial that a 403 response of a mesh server carries: of the request, or of the

@@ -68,7 +68,7 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 			break
 		}
 	}
-	if de := (*DialError)(nil); errors.As(last, &de) {
+	if de, ok := errors.AsType[*DialError](last); ok {
 		de.Attempts = len(tried)
 	}
 	return nil, last
@@ -108,12 +108,12 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 	}
 	n := newNetConn(inner)
 	if !m.dialed.add(n) {
-		n.Close() //nolint:errcheck,gosec // the mesh is closing
+		_ = n.Close() // the mesh is closing
 		return nil, ErrClosed
 	}
 	tc := tls.Client(n, m.clientTLS(t.service, alpn))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		n.Close() //nolint:errcheck,gosec // it has failed
+		_ = n.Close() // it has failed
 		return nil, m.closedOr(err)
 	}
 	cs := tc.ConnectionState()

@@ -130,8 +130,7 @@ func ExampleDeniedError() {
 	}
 	defer c.Close()
 	_, err = c.Read(make([]byte, 1))
-	var denied *mesh.DeniedError
-	if errors.As(err, &denied) {
+	if denied, ok := errors.AsType[*mesh.DeniedError](err); ok {
 		fmt.Println(denied.Source, "is denied at layer", denied.Layer)
 	}
 	// Output: spiffe://prod.example/payments is denied at layer connection

@@ -109,7 +109,7 @@ const flushTime = 200 * time.Millisecond
 func (sc *serverConn) closeIfIdle() {
 	end := sc.lastEnd.Load()
 	if end != 0 && sc.active.Load() == 0 && time.Since(time.Unix(0, end)) > flushTime {
-		sc.net.Close() //nolint:errcheck,gosec // idle
+		_ = sc.net.Close() // idle
 	}
 }
 

@@ -2,7 +2,6 @@ package mesh_test
 
 import (
 	"bufio"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,10 +13,10 @@ import (
 	"github.com/intramesh/mesh"
 )
 
-// bareHTTP is an HTTP client without any of our code, for one address.
-func (w *world) bareHTTP(addr, service string, h2 bool) *http.Client {
+// bareHTTP is orders as an HTTP client without any of our code.
+func (w *world) bareHTTP(h2 bool) *http.Client {
 	w.t.Helper()
-	conf := w.bareClient(service)
+	conf := w.bareClient()
 	tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: h2}
 	w.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
@@ -32,7 +31,7 @@ func TestHandlerDecidesEachRequest(t *testing.T) {
 	})
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(proto, func(t *testing.T) {
-			c := w.bareHTTP(ln.Addr().String(), "orders", proto == "HTTP/2.0")
+			c := w.bareHTTP(proto == "HTTP/2.0")
 			get := func(path string) (*http.Response, string) {
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+ln.Addr().String()+path, http.NoBody)
 				if err != nil {
@@ -79,27 +78,30 @@ func TestDeniedHTTPConnectionSaysWhy(t *testing.T) {
 	payments := w.join("payments")
 	ln := w.serveHTTP(payments, func(http.ResponseWriter, *http.Request) { t.Error("the handler was reached") })
 	for _, h2 := range []bool{false, true} {
-		resp, err := w.bareHTTP(ln.Addr().String(), "orders", h2).Get("https://" + ln.Addr().String() + "/charge")
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
+		resp := w.call(h2, http.MethodGet, ln.Addr().String(), "/charge")
 		if d, ok := mesh.DeniedFromResponse(resp); !ok || d.Layer.String() != "connection" {
 			t.Errorf("h2=%v: %s, denial %+v", h2, resp.Status, d)
 		}
 	}
-	resp := w.grpcPost(ln.Addr().String())
+	resp := w.call(true, http.MethodPost, ln.Addr().String(), "/pay.v1.Payments/Charge", "application/grpc")
 	if resp.Header.Get("Grpc-Status") != "7" || !strings.Contains(resp.Header.Get("Grpc-Message"), "denied") {
 		t.Errorf("gRPC caller got %v", resp.Header)
 	}
 }
 
-func (w *world) grpcPost(addr string) *http.Response {
+// call makes one request as orders and returns the response, its body read and closed.
+func (w *world) call(h2 bool, method, addr, path string, contentType ...string) *http.Response {
 	w.t.Helper()
-	resp, err := w.bareHTTP(addr, "orders", true).Post("https://"+addr+"/pay.v1.Payments/Charge", "application/grpc", http.NoBody)
+	req, err := http.NewRequestWithContext(w.t.Context(), method, "https://"+addr+path, http.NoBody)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	req.Header["Content-Type"] = contentType
+	resp, err := w.bareHTTP(h2).Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 	return resp
 }
@@ -112,9 +114,9 @@ func TestRequestRuleDoesNotOpenRawListener(t *testing.T) {
 	ln := w.listen(payments)
 	w.echo(ln)
 	for _, alpn := range [][]string{{"h2"}, {"http/1.1"}, {"mesh/1"}, nil} {
-		conf := w.bareClient("orders")
+		conf := w.bareClient()
 		conf.NextProtos = alpn
-		c, err := tls.Dial("tcp", ln.Addr().String(), conf)
+		c, err := dialTLS(t, ln.Addr().String(), conf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,13 +136,9 @@ func TestHandlerOnForeignListenerRefuses(t *testing.T) {
 	h := payments.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler was reached") }), "web")
 	ln := w.listen(payments) // the default port, for which h was not made
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Second}
-	go srv.Serve(ln)
+	go func() { _ = srv.Serve(ln) }()
 	defer srv.Close()
-	resp, err := w.bareHTTP(ln.Addr().String(), "orders", true).Get("https://" + ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
+	resp := w.call(true, http.MethodGet, ln.Addr().String(), "/")
 	if resp.StatusCode != http.StatusInternalServerError {
 		t.Errorf("handler for another port: %s", resp.Status)
 	}
@@ -150,7 +148,7 @@ func TestPathsWithTwoReadings(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments", path: "/"})
 	payments := w.join("payments")
 	ln := w.serveHTTP(payments, func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, r.URL.Path) })
-	conf := w.bareClient("orders")
+	conf := w.bareClient()
 	conf.NextProtos = []string{"http/1.1"}
 	for target, want := range map[string]string{
 		"/":                    "/",
@@ -190,7 +188,7 @@ func TestPathsWithTwoReadings(t *testing.T) {
 		"http://x/../admin":    "",
 		"https://payments/web": "/web",
 	} {
-		c, err := tls.Dial("tcp", ln.Addr().String(), conf)
+		c, err := dialTLS(t, ln.Addr().String(), conf)
 		if err != nil {
 			t.Fatal(err)
 		}

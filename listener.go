@@ -180,7 +180,7 @@ func (l *listener) admit(n *netConn) {
 	l.pending = append(l.pending, n)
 	l.mu.Unlock()
 	if oldest != nil {
-		oldest.Close() //nolint:errcheck,gosec // its handshake fails
+		_ = oldest.Close() // its handshake fails
 	}
 	l.wg.Go(func() { l.handshake(n) })
 }
@@ -198,7 +198,7 @@ func (l *listener) handshake(n *netConn) {
 	if err != nil {
 		l.mesh.trace.handshakeFailed(addrPort(n.RemoteAddr()), err)
 		l.mesh.log.Debug("handshake failed", "addr", n.RemoteAddr().String(), "port", l.port, "error", err)
-		n.Close() //nolint:errcheck,gosec // it has failed
+		_ = n.Close() // it has failed
 		return
 	}
 	select {
@@ -207,7 +207,7 @@ func (l *listener) handshake(n *netConn) {
 		l.decide(n, t)
 	default:
 		l.mesh.log.Warn("connection dropped: the application does not accept", "port", l.port, "addr", n.RemoteAddr().String())
-		n.Close() //nolint:errcheck,gosec // dropped
+		_ = n.Close() // dropped
 	}
 }
 
@@ -227,7 +227,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		sc.deferred = l.mesh.defers(l.port)
 	}
 	if !sc.register() {
-		n.Close() //nolint:errcheck,gosec // the mesh is closing
+		_ = n.Close() // the mesh is closing
 		return
 	}
 	if d := sc.decide(l.ctx); d != nil {
@@ -239,6 +239,6 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	select {
 	case l.ready <- c:
 	case <-l.ctx.Done():
-		c.Close() //nolint:errcheck,gosec // nobody will accept it
+		_ = c.Close() // nobody will accept it
 	}
 }

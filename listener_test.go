@@ -2,7 +2,6 @@ package mesh_test
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +51,7 @@ func ping(c net.Conn) error {
 func TestDialAndPeers(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, s := w.pipe(orders, payments, w.listen(payments))
+	c, s := w.pipe(orders, w.listen(payments))
 	for _, x := range []struct {
 		conn net.Conn
 		want string
@@ -161,7 +160,7 @@ func TestSilentHandshakesDoNotBlock(t *testing.T) {
 	ln := w.listen(payments)
 	w.echo(ln)
 	for range 1100 { // more than are let to wait at once
-		c, err := net.Dial("tcp", ln.Addr().String())
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +207,7 @@ func TestTemporaryAcceptErrors(t *testing.T) {
 	orders := w.join("orders")
 	ln := w.listen(payments)
 	for range 3 {
-		w.pipe(orders, payments, ln)
+		w.pipe(orders, ln)
 	}
 	if n := flaky.failures.Load(); n < 3 {
 		t.Errorf("only %d accepts", n)
@@ -266,7 +265,7 @@ func TestWrongServiceAnswers(t *testing.T) {
 func TestCloseLeavesNothing(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, s := w.pipe(orders, payments, w.listen(payments))
+	c, s := w.pipe(orders, w.listen(payments))
 	for _, m := range []*mesh.Mesh{payments, orders} {
 		for range 2 {
 			if err := m.Close(); err != nil {
@@ -293,7 +292,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 func TestShutdownWaitsForConnections(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
-	c, s := w.pipe(orders, payments, w.listen(payments))
+	c, s := w.pipe(orders, w.listen(payments))
 	done := make(chan error)
 	go func() { done <- payments.Shutdown(t.Context()) }()
 	<-payments.Draining()
@@ -311,7 +310,7 @@ func TestPlainTLSClient(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	ln := w.listen(w.join("payments"))
 	w.echo(ln)
-	c, err := tls.Dial("tcp", ln.Addr().String(), w.bareClient("orders"))
+	c, err := dialTLS(t, ln.Addr().String(), w.bareClient())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -282,8 +283,8 @@ func (m *Mesh) close(ctx context.Context) error {
 		m.dialed.close()
 		<-idle
 		m.wg.Wait()
-		for i := len(m.closers) - 1; i >= 0; i-- {
-			err = errors.Join(err, m.closers[i](ctx))
+		for _, c := range slices.Backward(m.closers) {
+			err = errors.Join(err, c(ctx))
 		}
 		m.log.Info("left the mesh", "service", m.service)
 	})

@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -29,7 +28,7 @@ func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *Denie
 	case p == alpnHTTP2, p == alpnHTTP1, sc.deferred:
 		m.refuseHTTP(ctx, sc, t, d)
 	default:
-		t.Close() //nolint:errcheck,gosec // a protocol of which we know no word
+		_ = t.Close() // a protocol of which we know no word
 	}
 }
 
@@ -37,7 +36,7 @@ func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *Denie
 func (m *Mesh) refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
 	ctx, cancel := context.WithTimeout(ctx, refuseTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { sc.net.Close() }) //nolint:errcheck,gosec // breaks whatever it waits for
+	stop := context.AfterFunc(ctx, func() { sc.net.Close() }) // breaks whatever it waits for
 	defer stop()
 	gone := make(chan struct{})
 	sc.net.afterClose(func() { close(gone) })
@@ -49,7 +48,7 @@ func (m *Mesh) refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *D
 		ReadHeaderTimeout: refuseTimeout,
 		IdleTimeout:       refuseTimeout / 5,
 		MaxHeaderBytes:    maxRefuseHeader,
-		ErrorLog:          log.New(io.Discard, "", 0),
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	_ = srv.Serve(&oneListener{conn: t, addr: sc.net.LocalAddr()})
 	<-gone

@@ -140,7 +140,7 @@ func (sc *serverConn) cut(d *DeniedError) {
 	sc.mesh.log.LogAttrs(context.Background(), slog.LevelWarn, "connection cut", denialAttrs(d, sc.net.peer)...)
 	sc.mesh.trace.connCut(sc.net.peer, d)
 	if sc.raw == nil {
-		sc.net.Close() //nolint:errcheck,gosec // nothing to do about it
+		_ = sc.net.Close() // nothing to do about it
 		return
 	}
 	sc.mesh.spawn(func() { sc.raw.reset(d) })

@@ -17,10 +17,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// bareClient is a TLS client without any of our code.
-func (w *world) bareClient(service string, edit ...func(*x509.Certificate)) *tls.Config {
+// bareClient is orders as a TLS client without any of our code.
+func (w *world) bareClient(edit ...func(*x509.Certificate)) *tls.Config {
 	w.t.Helper()
-	svid, err := w.ca.SVID(service, edit...)
+	svid, err := w.ca.SVID("orders", edit...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -30,10 +30,19 @@ func (w *world) bareClient(service string, edit ...func(*x509.Certificate)) *tls
 	}
 }
 
+func dialTLS(t *testing.T, addr string, conf *tls.Config) (*tls.Conn, error) {
+	d := tls.Dialer{Config: conf}
+	c, err := d.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*tls.Conn), nil
+}
+
 // alertOnly fails the test unless the server gives the client nothing but a TLS alert.
 func alertOnly(t *testing.T, addr string, conf *tls.Config) {
 	t.Helper()
-	c, err := tls.Dial("tcp", addr, conf)
+	c, err := dialTLS(t, addr, conf)
 	if err == nil {
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
@@ -46,7 +55,7 @@ func alertOnly(t *testing.T, addr string, conf *tls.Config) {
 	}
 	var alert tls.AlertError
 	var op *net.OpError
-	if !errors.As(err, &alert) && !(errors.As(err, &op) && op.Op == "remote error") {
+	if !errors.As(err, &alert) && (!errors.As(err, &op) || op.Op != "remote error") {
 		t.Fatalf("got %v, want a TLS alert", err)
 	}
 }
@@ -66,24 +75,24 @@ func TestStrangersGetAnAlert(t *testing.T) {
 			c.URIs = append(c.URIs, u)
 		}
 	}
-	none := w.bareClient("orders")
+	none := w.bareClient()
 	none.Certificates = nil
-	old := w.bareClient("orders")
+	old := w.bareClient()
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	for name, conf := range map[string]*tls.Config{
-		"another CA":  other.bareClient("orders"),
-		"expired":     w.bareClient("orders", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }),
-		"not yet":     w.bareClient("orders", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }),
-		"two URIs":    w.bareClient("orders", uri("spiffe://prod.example/admin")),
-		"no URI":      w.bareClient("orders", func(c *x509.Certificate) { c.URIs = nil; c.DNSNames = []string{"orders"} }),
-		"other trust": w.bareClient("orders", func(c *x509.Certificate) { c.URIs = nil }, uri("spiffe://prod.example.evil/orders")),
+		"another CA":  other.bareClient(),
+		"expired":     w.bareClient(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }),
+		"not yet":     w.bareClient(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }),
+		"two URIs":    w.bareClient(uri("spiffe://prod.example/admin")),
+		"no URI":      w.bareClient(func(c *x509.Certificate) { c.URIs = nil; c.DNSNames = []string{"orders"} }),
+		"other trust": w.bareClient(func(c *x509.Certificate) { c.URIs = nil }, uri("spiffe://prod.example.evil/orders")),
 		"none":        none,
 		"TLS 1.2":     old,
 	} {
 		t.Run(name, func(t *testing.T) { alertOnly(t, addr, conf) })
 	}
 	t.Run("the same client with a valid one", func(t *testing.T) {
-		c, err := tls.Dial("tcp", addr, w.bareClient("orders"))
+		c, err := dialTLS(t, addr, w.bareClient())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,10 +125,10 @@ func TestResumedSessionIsAuthorizedAgain(t *testing.T) {
 // resume makes a session and resumes it once; the returned function resumes it again and pings.
 func (w *world) resume(addr string) func() (*tls.Conn, error) {
 	w.t.Helper()
-	conf := w.bareClient("orders")
+	conf := w.bareClient()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	dial := func() (*tls.Conn, error) {
-		c, err := tls.Dial("tcp", addr, conf)
+		c, err := dialTLS(w.t, addr, conf)
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +176,7 @@ func TestExpiryCutsOpenConnection(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	ln := w.listen(w.join("payments"))
 	w.echo(ln)
-	c, err := tls.Dial("tcp", ln.Addr().String(), w.bareClient("orders", func(c *x509.Certificate) {
+	c, err := dialTLS(t, ln.Addr().String(), w.bareClient(func(c *x509.Certificate) {
 		c.NotAfter = time.Now().Add(2 * time.Second)
 	}))
 	if err != nil {
@@ -189,7 +198,7 @@ func TestPostQuantumKeyExchange(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	ln := w.listen(w.join("payments"))
 	w.echo(ln)
-	c, err := tls.Dial("tcp", ln.Addr().String(), w.bareClient("orders"))
+	c, err := dialTLS(t, ln.Addr().String(), w.bareClient())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ type transport struct {
 
 	mu      sync.Mutex
 	pools   map[poolKey]*pool
-	sweeper *time.Timer              // nil while there are no pools
+	sweeper *time.Timer // nil while there are no pools
 	closed  bool
 }
 
@@ -241,7 +241,7 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		out.Body = r.body
 	}
 	start := time.Now()
-	resp, err := c.RoundTrip(&out) //nolint:bodyclose // it is the caller's
+	resp, err := c.RoundTrip(&out)
 	took := time.Since(start)
 	u := &use{picked: *p, conn: c, ctx: ctx}
 	if err != nil {

@@ -24,9 +24,9 @@ type hanging struct {
 	arrived chan struct{}
 }
 
-func (w *world) serveHanging(service string) *hanging {
+func (w *world) serveHanging() *hanging {
 	w.t.Helper()
-	h := &hanging{w.join(service), make(chan struct{}, 100)}
+	h := &hanging{w.join("payments"), make(chan struct{}, 100)}
 	w.serveHTTP(h.Mesh, func(_ http.ResponseWriter, r *http.Request) {
 		h.arrived <- struct{}{}
 		<-r.Context().Done()
@@ -36,8 +36,8 @@ func (w *world) serveHanging(service string) *hanging {
 
 func TestTransportCrashFailsNoIdempotentRequest(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
-	crashing := w.serveHanging("payments")
-	w.serveAs("payments", "alive")
+	crashing := w.serveHanging()
+	w.serveAs("alive")
 	c := w.join("orders").HTTPClient()
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -62,7 +62,7 @@ func TestTransportCrashFailsNoIdempotentRequest(t *testing.T) {
 
 func TestTransportDoesNotRepeatWhatMayHaveHappened(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
-	crashing := w.serveHanging("payments")
+	crashing := w.serveHanging()
 	c := w.join("orders").HTTPClient()
 	failed := make(chan error, 1)
 	go func() {
@@ -70,7 +70,7 @@ func TestTransportDoesNotRepeatWhatMayHaveHappened(t *testing.T) {
 		failed <- err
 	}()
 	<-crashing.arrived
-	w.serveAs("payments", "alive")
+	w.serveAs("alive")
 	crashing.Close()
 	if err := <-failed; err == nil {
 		t.Error("a POST that had been delivered was sent again")
@@ -90,9 +90,9 @@ func deadAddr(t *testing.T) netip.AddrPort {
 	return addrOf(ln)
 }
 
-func (w *world) announce(instance, service string, addr netip.AddrPort) {
+func (w *world) announce(instance string, addr netip.AddrPort) {
 	w.t.Helper()
-	err := w.names.Member(instance).Register(w.t.Context(), discovery.Endpoint{Service: service, Addr: addr})
+	err := w.names.Member(instance).Register(w.t.Context(), discovery.Endpoint{Service: "payments", Addr: addr})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -101,10 +101,10 @@ func (w *world) announce(instance, service string, addr netip.AddrPort) {
 func TestTransportFailsOverWhatWasNotDelivered(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
 	for i := range 6 {
-		w.announce(fmt.Sprint("dead", i), "payments", deadAddr(t))
+		w.announce(fmt.Sprint("dead", i), deadAddr(t))
 	}
 	impostor := w.listen(w.join("impostor")) // proves to be another service
-	w.announce("impostor", "payments", addrOf(impostor))
+	w.announce("impostor", addrOf(impostor))
 	go func() {
 		for {
 			if _, err := impostor.Accept(); err != nil {
@@ -130,7 +130,7 @@ func TestTransportFailsOverWhatWasNotDelivered(t *testing.T) {
 func TestTransportAllEndpointsDead(t *testing.T) {
 	w := newWorld(t)
 	for i := range 3 {
-		w.announce(fmt.Sprint("dead", i), "payments", deadAddr(t))
+		w.announce(fmt.Sprint("dead", i), deadAddr(t))
 	}
 	_, err := tryGet(t.Context(), w.join("orders").HTTPClient(), "http://payments/")
 	var de *mesh.DialError

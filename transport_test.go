@@ -64,7 +64,7 @@ func newRequest(t *testing.T, method, url string, body io.Reader) *http.Request 
 }
 
 // serveOn serves h on a listener of m's default port until the test ends.
-func (w *world) serveOn(m *mesh.Mesh, ln net.Listener, h http.HandlerFunc) *http.Server {
+func (w *world) serveOn(m *mesh.Mesh, ln net.Listener, h http.HandlerFunc) {
 	w.t.Helper()
 	srv := &http.Server{Handler: m.Handler(h), ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
@@ -76,21 +76,18 @@ func (w *world) serveOn(m *mesh.Mesh, ln net.Listener, h http.HandlerFunc) *http
 		_ = srv.Close()
 		<-done
 	})
-	return srv
 }
 
-// serveAs joins one more instance and lets it answer with a name.
-func (w *world) serveAs(service, name string) *mesh.Mesh {
+// serveAs joins one more instance of payments that answers with a name.
+func (w *world) serveAs(name string) {
 	w.t.Helper()
-	m := w.join(service)
-	w.serveHTTP(m, func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, name) })
-	return m
+	w.serveHTTP(w.join("payments"), func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, name) })
 }
 
 func TestTransportBalancesRequests(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
-	w.serveAs("payments", "a")
-	w.serveAs("payments", "b")
+	w.serveAs("a")
+	w.serveAs("b")
 	c := w.join("orders").HTTPClient()
 	got := map[string]int{}
 	for range 200 {
