@@ -56,6 +56,7 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 	}
 	ca, err := identity.NewStepCA(ctx, identity.StepCAConfig{
 		URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
+		DialContext: m.cfg.Network.DialContext,
 	})
 	if err != nil {
 		return err

@@ -157,6 +157,9 @@ func (m *Mesh) start(ctx context.Context) error {
 	if m.service == "" {
 		return fmt.Errorf("identity: %s names no service", svid.ID)
 	}
+	if b := m.cfg.Bootstrap; b != nil && b.TrustDomain != m.trustDomain.Name() {
+		return fmt.Errorf("the bootstrap is for trust domain %s, but the certificate is that of %s", b.TrustDomain, svid.ID)
+	}
 	if want := m.cfg.Service; want != "" && want != m.service {
 		return fmt.Errorf("Config.Service is %q, but the certificate is that of %s", want, svid.ID)
 	}

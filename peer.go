@@ -20,7 +20,7 @@ type Peer struct {
 	// Port is the named port of ours that it came in by, "" for the default one and for connections that
 	// we dialed.
 	Port string
-	// Expiry is when its certificate ends. An accepted connection is closed then.
+	// Expiry is when its certificate chain ends. An accepted connection is closed then.
 	Expiry time.Time
 
 	conn  *serverConn // nil for connections that we dialed, and for peers made by hand

@@ -85,5 +85,11 @@ func newPeer(n *netConn, cs tls.ConnectionState) Peer {
 	if err != nil {
 		return Peer{} // can't be: VerifyConnection read the same field
 	}
-	return Peer{ID: id, Addr: addrPort(n.RemoteAddr()), Expiry: leaf.NotAfter, chain: cs.PeerCertificates}
+	p := Peer{ID: id, Addr: addrPort(n.RemoteAddr()), Expiry: leaf.NotAfter, chain: cs.PeerCertificates}
+	for _, c := range p.chain[1:] {
+		if c.NotAfter.Before(p.Expiry) {
+			p.Expiry = c.NotAfter
+		}
+	}
+	return p
 }
