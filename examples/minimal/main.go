@@ -1,7 +1,7 @@
-// Command minimal is a whole member of a mesh: it joins, serves, and calls.
+// Command minimal is a whole member of a mesh: it joins, listens and dials.
 //
-//	MESH_BOOTSTRAP=$(mesh token payments) minimal
-//	MESH_BOOTSTRAP=$(mesh token orders)   minimal http://payments/
+//	MESH_BOOTSTRAP=$(mesh token greeter) minimal
+//	MESH_BOOTSTRAP=$(mesh token visitor) minimal greeter
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net/http"
+	"net"
 	"os"
 
 	"github.com/intramesh/mesh"
@@ -24,20 +24,26 @@ func main() {
 	defer m.Close()
 
 	if len(os.Args) > 1 {
-		resp, err := m.HTTPClient().Get(os.Args[1])
+		conn, err := m.Dial(ctx, "tcp", os.Args[1])
 		check(err)
-		defer resp.Body.Close()
-		_, err = io.Copy(os.Stdout, resp.Body)
+		_, err = io.Copy(os.Stdout, conn)
 		check(err)
 		return
 	}
 
 	ln, err := m.Listen(ctx, "tcp", ":0")
 	check(err)
-	check(http.Serve(ln, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		peer, _ := mesh.PeerFromContext(r.Context())
-		fmt.Fprintf(w, "hello %s\n", peer.ID)
-	}))))
+	for {
+		conn, err := ln.Accept()
+		check(err)
+		go greet(conn)
+	}
+}
+
+func greet(conn net.Conn) {
+	defer conn.Close()
+	peer, _ := mesh.PeerFromConn(conn)
+	fmt.Fprintf(conn, "hello %s\n", peer.ID)
 }
 
 func check(err error) {
