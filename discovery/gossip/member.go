@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
 )
 
@@ -80,13 +81,15 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{})}
 	m.pool = newPool(cfg, addr)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	list := m.listConfig()
 	t := transport.New(transport.Config{
-		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr,
-		Sealer: sealer, Guard: open{}, Logger: cfg.Logger,
+		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Logger: cfg.Logger,
+		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger}),
 	})
+	list.Transport = t
 	// Memberlist's goroutines inherit the label, by which Close finds them.
 	pprof.Do(ctx, pprof.Labels(goroutineLabel, cfg.Instance), func(context.Context) {
-		m.list, err = memberlist.Create(m.listConfig(t))
+		m.list, err = memberlist.Create(list)
 	})
 	if err != nil {
 		return nil, errors.Join(err, t.Shutdown())
@@ -97,10 +100,9 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 }
 
 // listConfig sets every field that memberlist's defaults would leave to chance.
-func (m *Member) listConfig(t *transport.Transport) *memberlist.Config {
+func (m *Member) listConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = m.cfg.Instance
-	c.Transport = t
 	c.BindPort, c.AdvertisePort = int(m.addr.Port()), int(m.addr.Port())
 	c.AdvertiseAddr = m.addr.Addr().String()
 	c.TCPTimeout = transport.StreamTimeout
@@ -247,9 +249,3 @@ func (m *Member) awaitList() {
 		<-time.After(pause)
 	}
 }
-
-// open lets everything pass.
-type open struct{}
-
-func (open) Packet(b []byte, _ netip.AddrPort) [][]byte { return [][]byte{b} }
-func (open) Stream([]byte, bool) error                  { return nil }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"strconv"
 	"sync"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
 )
 
 // A stream carries one request and one reply, each as chunks of
@@ -115,11 +117,11 @@ func (s *stream) receive() error {
 			return err
 		}
 	}
-	b, err := s.t.cfg.Sealer.readMessage(s.Conn, direction, s.id, maxMessage)
+	b, err := s.t.cfg.Sealer.readMessage(s.Conn, direction, s.id, guard.MaxMessage)
 	if err != nil {
 		return err
 	}
-	if err := s.t.cfg.Guard.Stream(b, s.inbound); err != nil {
+	if b, err = s.t.cfg.Guard.Stream(b, s.inbound); err != nil {
 		return fmt.Errorf("gossip: refused message from %v: %w", s.RemoteAddr(), err)
 	}
 	s.in = bytes.NewReader(b)

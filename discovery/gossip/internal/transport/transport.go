@@ -18,8 +18,6 @@ import (
 const (
 	// maxPacket bounds what is read as one packet, in bytes.
 	maxPacket = 16 << 10
-	// maxMessage bounds a stream's message, in bytes: 16,384 members with full records.
-	maxMessage = 16 << 20
 	// maxStreams bounds the streams that others open at one time.
 	maxStreams = 64
 	// StreamTimeout bounds each direction of a stream.
@@ -30,11 +28,11 @@ const (
 
 // A Guard decides what memberlist gets to see. It is safe for concurrent use.
 type Guard interface {
-	// Packet returns the parts of a packet that are fit to be handled. It may modify b.
+	// Packet returns the messages of a packet that are fit to be handled.
 	Packet(b []byte, from netip.AddrPort) [][]byte
-	// Stream returns an error for a message that must not be handled. A request is the first
-	// message of a stream, its reply the second.
-	Stream(b []byte, request bool) error
+	// Stream returns what is fit to be handled of a stream's message, or an error. A request is
+	// the first message of a stream, its reply the second.
+	Stream(b []byte, request bool) ([]byte, error)
 }
 
 // Config is what New needs; all fields but Logger are required. The transport closes Packets and

@@ -1,0 +1,80 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// MaxMessage bounds the message of a stream, in bytes.
+const MaxMessage = 4 << 20
+
+// Stream returns the message of a stream as memberlist may handle it. A request opens a stream, the
+// other message answers it.
+func (g *Guard) Stream(b []byte, request bool) ([]byte, error) {
+	if len(b) == 0 || len(b) > MaxMessage {
+		return nil, errMalformed
+	}
+	kind := b[0]
+	if kind == pushPull {
+		return g.states(b[1:])
+	}
+	if request != (kind == ping) || !request && kind != ackResp && kind != errResp {
+		return nil, fmt.Errorf("stream with a message of type %d", kind)
+	}
+	r := reader{b: b[1:]}
+	f, ok := read(&r)
+	if !ok || len(r.b) > 0 {
+		return nil, errMalformed
+	}
+	if kind == ping {
+		if f.Node != g.cfg.Name {
+			return nil, errors.New("ping for another member")
+		}
+		f.Source = netip.AddrPort{} // the answer goes back on the stream
+	}
+	return write(kind, f), nil
+}
+
+// states checks a full exchange. States that an honest member would not hold are left out.
+func (g *Guard) states(b []byte) ([]byte, error) {
+	r := reader{b: b}
+	head, ok := read(&r)
+	if !ok || head.UserState != 0 || head.Nodes > MaxMembers {
+		return nil, errMalformed
+	}
+	var states []byte
+	var n uint32
+	for range head.Nodes {
+		f, ok := read(&r)
+		if !ok {
+			return nil, errMalformed
+		}
+		err := g.checkAlive(f)
+		if err == nil && f.State != 0 {
+			err = checkAccusation(fields{Node: f.Node, From: f.Node, Incarnation: f.Incarnation})
+		}
+		if err == nil && f.State > lastState {
+			err = errMalformed
+		}
+		if err != nil {
+			g.cfg.Logger.Debug("gossip: state refused", "error", err)
+			continue
+		}
+		w := writer{b: states}
+		w.mapOf(7)
+		w.member("Name", f)
+		w.uint("State", f.State)
+		states = w.b
+		n++
+	}
+	if len(r.b) > 0 {
+		return nil, errMalformed
+	}
+	w := writer{b: []byte{pushPull}}
+	w.mapOf(3)
+	w.uint("Nodes", n)
+	w.uint("UserStateLen", 0)
+	w.bool("Join", head.Join)
+	return append(w.b, states...), nil
+}
