@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
@@ -104,16 +106,23 @@ func (s Settings) check() error {
 
 // file is mesh.yaml, for people to edit.
 func (s Settings) file() string {
-	return fmt.Sprintf(`# Settings of the control plane of mesh %[1]s; "mesh serve" reads them when it starts.
-trust_domain: %[1]s           # can't change: it is in every certificate
-advertise: %[2]q              # host name or IP address under which members reach this machine
-listen:                       # port 0 takes a free one and keeps it
-  ca: %[3]q                   # certificate authority, HTTPS
-  mesh: %[4]q                 # members' connections, mTLS
-  gossip: %[5]q               # UDP and TCP
-certificate_lifetime: %[6]s   # members renew at two thirds of it
-token_lifetime: %[7]s         # of a token that is not used
-`, s.TrustDomain, s.Advertise, s.Listen.CA, s.Listen.Mesh, s.Listen.Gossip, short(s.CertificateLifetime), short(s.TokenLifetime))
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Settings of the control plane of mesh %s. \"mesh serve\" reads them when it starts.\n", s.TrustDomain)
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, line := range [][3]string{
+		{"trust_domain: ", s.TrustDomain, "can't change: it is in every certificate"},
+		{"advertise: ", strconv.Quote(s.Advertise), "host name or IP address under which members reach this machine"},
+		{"listen:", "", "port 0 takes a free one and keeps it"},
+		{"  ca: ", strconv.Quote(s.Listen.CA), "certificate authority, HTTPS"},
+		{"  mesh: ", strconv.Quote(s.Listen.Mesh), "members' connections, mTLS"},
+		{"  gossip: ", strconv.Quote(s.Listen.Gossip), "UDP and TCP"},
+		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
+		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
+	} {
+		_, _ = fmt.Fprintf(w, "%s%s\t# %s\n", line[0], line[1], line[2]) // into memory
+	}
+	_ = w.Flush() // into memory
+	return b.String()
 }
 
 // short prints 24h0m0s as 24h.

@@ -1,0 +1,136 @@
+// Command mesh runs the control plane of a mesh, and talks to a running one.
+//
+// It exits with 0 when it did what was asked, 1 when "explain" says denied, 2 when it was called
+// wrongly, 3 when no control plane answers, 4 when what was given to it is not accepted, and 5
+// when something else failed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitOK = iota
+	exitDenied
+	exitUsage
+	exitUnreachable
+	exitRefused
+	exitFailed
+)
+
+func main() {
+	// The first signal ends things in order; a second one ends them at once.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is what the commands share.
+type app struct {
+	dir    string
+	output string
+	called bool // the arguments were in order
+}
+
+// errDenied makes explain exit with 1; what there is to say was said.
+var errDenied = errors.New("denied")
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	code := a.code(err)
+	switch code {
+	case exitOK, exitDenied:
+	case exitUsage:
+		_, _ = fmt.Fprintf(stderr, "mesh: %v\nRun %q to see how it is used.\n", err, cmd.CommandPath()+" --help")
+	default:
+		_, _ = fmt.Fprintf(stderr, "mesh: %v\n", err)
+	}
+	return code
+}
+
+func (a *app) code(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, errDenied) {
+		return exitDenied
+	}
+	if !a.called {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*admin.UnreachableError](err); ok {
+		return exitUnreachable
+	}
+	if e, ok := errors.AsType[*admin.Error](err); ok && e.Status < 500 {
+		return exitRefused
+	}
+	if _, ok := errors.AsType[*policy.ParseError](err); ok {
+		return exitRefused
+	}
+	if _, ok := errors.AsType[inputError](err); ok || errors.Is(err, fs.ErrNotExist) {
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// inputError is about something that was given and is not accepted.
+type inputError struct{ error }
+
+func (e inputError) Unwrap() error { return e.error }
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "mesh",
+		Short:         "Run a mesh's control plane, and talk to it",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "" && a.output != "json" {
+				return fmt.Errorf("output %q: want json", a.output)
+			}
+			a.called = true
+			return nil
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	dir := os.Getenv("MESH_DIR")
+	if dir == "" {
+		dir = "mesh-data"
+	}
+	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "the control plane's directory; by default $MESH_DIR or ./mesh-data")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.tokenCommand(), a.policyCommand(), a.membersCommand(), a.explainCommand())
+	return root
+}
+
+// client calls the control plane of --dir, and hangs up.
+func (a *app) client(call func(*admin.Client) error) error {
+	c, err := admin.NewClient(a.dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // only closes idle connections
+	return call(c)
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v4"
+)
+
+func (a *app) policyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Change and show the rules",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.listCommand(), a.deleteCommand())
+	return cmd
+}
+
+func (a *app) applyCommand() *cobra.Command {
+	var files []string
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE|DIR|-",
+		Short: "Add policies, and replace those of the same name: all or none",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			docs, err := readDocuments(files, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			return a.client(func(c *admin.Client) error {
+				r, err := c.Apply(cmd.Context(), docs)
+				return a.printResult(cmd, r, err)
+			})
+		},
+	}
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "a YAML or JSON file, a directory of them, or - for standard input; may be given several times")
+	if err := cmd.MarkFlagRequired("file"); err != nil {
+		panic(err) // the flag is one line up
+	}
+	return cmd
+}
+
+func (a *app) deleteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "delete NAME...",
+		Short: "Remove policies: all or none",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.client(func(c *admin.Client) error {
+				r, err := c.Delete(cmd.Context(), args)
+				return a.printResult(cmd, r, err)
+			})
+		},
+	}
+}
+
+func (a *app) printResult(cmd *cobra.Command, r store.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	return a.print(cmd, r, func(w io.Writer) error {
+		var rows [][]string
+		for _, c := range r.Changes {
+			rows = append(rows, []string{c.Name, string(c.Change)})
+		}
+		if err := table(w, rows...); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "rules v%d\n", r.Version)
+		return err
+	})
+}
+
+func (a *app) getCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "get NAME",
+		Short: "Print a policy, as YAML or with -o json as JSON",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.client(func(c *admin.Client) error {
+				rules, err := c.Rules(cmd.Context())
+				if err != nil {
+					return err
+				}
+				for _, d := range rules.Documents {
+					if d.Metadata.Name == args[0] {
+						return a.print(cmd, d, func(w io.Writer) error { return printYAML(w, d) })
+					}
+				}
+				return inputError{fmt.Errorf("policy %q: not found", args[0])}
+			})
+		},
+	}
+}
+
+func (a *app) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the policies",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.client(func(c *admin.Client) error {
+				rules, err := c.Rules(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, rules, func(w io.Writer) error {
+					rows := [][]string{{"NAME", "SERVICE", "ACTION", "MODE", "RULES"}}
+					for _, d := range rules.Documents {
+						mode := d.Spec.Mode
+						if mode == "" {
+							mode = policy.ModeEnforce
+						}
+						rows = append(rows, []string{d.Metadata.Name, d.Spec.Service, string(d.Spec.Action), string(mode), strconv.Itoa(len(d.Spec.Rules))})
+					}
+					if err := table(w, rows...); err != nil {
+						return err
+					}
+					_, err := fmt.Fprintf(w, "rules v%d\n", rules.Version)
+					return err
+				})
+			})
+		},
+	}
+}
+
+// printYAML writes a document in the order of its fields, by way of JSON, which YAML contains.
+func printYAML(w io.Writer, d policy.Document) error {
+	data, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	var n yaml.Node
+	if err := yaml.Load(data, &n); err != nil {
+		return err
+	}
+	plain(&n)
+	out, err := yaml.Dump(&n, yaml.WithIndent(2))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, bytes.NewReader(out))
+	return err
+}
+
+// plain drops JSON's braces and quotes; the writer puts back the quotes that are needed.
+func plain(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		plain(c)
+	}
+}
