@@ -14,14 +14,14 @@ import (
 // crash kills an instance while requests run.
 func (s *scenario) crash(ctx context.Context) error {
 	step := s.out.step("payments-1 is killed (SIGKILL) under traffic: no request fails")
-	if err := s.startLoad(ctx, 200); err != nil {
+	if err := s.startLoad(ctx); err != nil {
 		return err
 	}
 	killed := time.Now()
 	if err := s.payments[0].kill(); err != nil {
 		return err
 	}
-	if _, err := call[int](ctx, s.orders, "pass", 400); err != nil {
+	if _, err := call[int](ctx, s.orders, "pass", passArgs{time.Second, 100}); err != nil {
 		return err
 	}
 	if err := s.stopLoad(ctx, step, true); err != nil {
@@ -39,12 +39,12 @@ func (s *scenario) crash(ctx context.Context) error {
 	return nil
 }
 
-// startLoad returns when the first requests have been answered.
-func (s *scenario) startLoad(ctx context.Context, first int) error {
+// startLoad returns when the traffic is in full flow.
+func (s *scenario) startLoad(ctx context.Context) error {
 	if _, err := call[any](ctx, s.orders, "load", nil); err != nil {
 		return err
 	}
-	_, err := call[int](ctx, s.orders, "pass", first)
+	_, err := call[int](ctx, s.orders, "pass", passArgs{300 * time.Millisecond, 100})
 	return err
 }
 
@@ -72,8 +72,11 @@ func (s *scenario) cut(ctx context.Context) error {
 		return err
 	}
 	step.say("TCP", "orders holds an idle connection to the ledger of %s", instance)
-	begun := time.Now()
-	if err := s.operator.Delete(ctx, ruleName); err != nil {
+	begun, denied, err := s.change(ctx, false, func() error {
+		_, err := s.operator.Delete(ctx, []string{ruleName})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	r, err := call[cutReport](ctx, s.orders, "cut", nil)
@@ -84,24 +87,15 @@ func (s *scenario) cut(ctx context.Context) error {
 		return fmt.Errorf("the connection was closed, but without a reason: %s", r.Error)
 	}
 	step.say("TCP", "cut after %s: %s", ms(r.At.Sub(begun)), reason(r.Denied))
-	for _, protocol := range protocols {
-		at, err := call[time.Time](ctx, s.orders, "until", untilArgs{protocol, false})
-		if err != nil {
-			return err
-		}
-		step.say(protocol, "denied again after %s", ms(at.Sub(begun)))
-	}
-	begun = time.Now()
-	if err := s.operator.Apply(ctx, rule); err != nil {
+	step.say("new calls", "denied after %s", times(denied))
+	_, allowed, err := s.change(ctx, true, func() error {
+		_, err := s.apply(ctx)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	var last time.Time
-	for _, protocol := range protocols {
-		if last, err = call[time.Time](ctx, s.orders, "until", untilArgs{protocol, true}); err != nil {
-			return err
-		}
-	}
-	step.say("control", "the rule is applied again: all three allowed after %s", ms(last.Sub(begun)))
+	step.say("new calls", "the rule is back: allowed after %s", times(allowed))
 	step.done()
 	return nil
 }
@@ -109,13 +103,13 @@ func (s *scenario) cut(ctx context.Context) error {
 // withoutControl kills the control plane.
 func (s *scenario) withoutControl(ctx context.Context) error {
 	step := s.out.step("the control plane is killed (SIGKILL) under traffic: it goes on")
-	if err := s.startLoad(ctx, 100); err != nil {
+	if err := s.startLoad(ctx); err != nil {
 		return err
 	}
 	if err := s.control.kill(); err != nil {
 		return err
 	}
-	if _, err := call[int](ctx, s.orders, "pass", 600); err != nil {
+	if _, err := call[int](ctx, s.orders, "pass", passArgs{2 * time.Second, 100}); err != nil {
 		return err
 	}
 	if err := s.stopLoad(ctx, step, true); err != nil {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/rulesfile"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -131,21 +133,60 @@ func (s *scenario) expectDenied(ctx context.Context, step *step) error {
 
 // allow applies the rule and waits until it works.
 func (s *scenario) allow(ctx context.Context) error {
-	step := s.out.step(`a rule is applied: orders may POST /charge, call Charge, use the ledger`)
-	begun := time.Now()
-	if err := s.operator.Apply(ctx, rule); err != nil {
+	step := s.out.step("a rule lets orders POST /charge, call Charge and use the ledger")
+	var version uint64
+	var stored time.Time
+	begun, allowed, err := s.change(ctx, true, func() (err error) {
+		version, err = s.apply(ctx)
+		stored = time.Now()
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	step.say("control", "stored, signed and published after %s", ms(time.Since(begun)))
-	for _, protocol := range protocols {
-		at, err := call[time.Time](ctx, s.orders, "until", untilArgs{protocol, true})
-		if err != nil {
-			return err
-		}
-		step.say(protocol, "allowed after %s", ms(at.Sub(begun)))
-	}
+	step.say("control", "on disk as version %d after %s", version, ms(stored.Sub(begun)))
+	step.say("orders", "allowed after %s", times(allowed))
 	step.done()
 	return nil
+}
+
+// change changes the rules while orders keeps calling. It returns when the change began, and how long after that the
+// first call of each protocol was allowed (or denied).
+func (s *scenario) change(ctx context.Context, allowed bool, rules func() error) (begun time.Time, after []time.Duration, err error) {
+	after = make([]time.Duration, len(protocols))
+	watching, ctx := errgroup.WithContext(ctx)
+	at := make([]time.Time, len(protocols))
+	for i, protocol := range protocols {
+		watching.Go(func() (err error) {
+			at[i], err = call[time.Time](ctx, s.orders, "until", untilArgs{protocol, allowed})
+			return err
+		})
+	}
+	begun = time.Now()
+	err = errors.Join(rules(), watching.Wait())
+	for i := range at {
+		after[i] = at[i].Sub(begun)
+	}
+	return begun, after, err
+}
+
+// times shows one duration for each protocol.
+func times(d []time.Duration) string {
+	var parts []string
+	for i, protocol := range protocols {
+		parts = append(parts, ms(d[i])+" ("+protocol+")")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// apply is "mesh policy apply".
+func (s *scenario) apply(ctx context.Context) (version uint64, err error) {
+	docs, err := rulesfile.Parse("quickstart.yaml", []byte(rule))
+	if err != nil {
+		return 0, err
+	}
+	applied, err := s.operator.Apply(ctx, docs)
+	return applied.Version, err
 }
 
 // identities shows who talks to whom.

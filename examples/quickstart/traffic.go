@@ -75,10 +75,10 @@ func (l *load) count(instance string, took time.Duration, err error) {
 	l.passed = make(chan struct{})
 }
 
-// passLoad waits until as many more requests have ended as the argument says.
+// passLoad lets the traffic go on for a while, and until some more requests have ended.
 func (o *orders) passLoad(ctx context.Context, args json.RawMessage) (any, error) {
-	var more int
-	if err := json.Unmarshal(args, &more); err != nil {
+	var a passArgs
+	if err := json.Unmarshal(args, &a); err != nil {
 		return nil, err
 	}
 	o.mu.Lock()
@@ -87,15 +87,17 @@ func (o *orders) passLoad(ctx context.Context, args json.RawMessage) (any, error
 	if l == nil {
 		return nil, errors.New("there is no traffic")
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, a.For+10*time.Second)
 	defer cancel()
-	goal := -1
-	for {
+	if err := pause(ctx, a.For); err != nil {
+		return nil, err
+	}
+	for goal := -1; ; {
 		l.mu.Lock()
 		have, passed := l.report.Requests, l.passed
 		l.mu.Unlock()
 		if goal < 0 {
-			goal = have + more
+			goal = have + a.Requests
 		}
 		if have >= goal {
 			return have, nil
@@ -103,9 +105,14 @@ func (o *orders) passLoad(ctx context.Context, args json.RawMessage) (any, error
 		select {
 		case <-passed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("only %d of %d requests ended within 10 s", have+more-goal, more)
+			return nil, fmt.Errorf("only %d of %d requests ended within 10 s", have+a.Requests-goal, a.Requests)
 		}
 	}
+}
+
+type passArgs struct {
+	For      time.Duration
+	Requests int
 }
 
 func (o *orders) stopLoad(context.Context, json.RawMessage) (any, error) {
