@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"log/slog"
 
 	"github.com/intramesh/mesh/policy"
 )
@@ -10,41 +9,42 @@ import (
 // Authorize decides one request of the peer that ctx carries (see [ContextWithPeer]), for adapters
 // of protocols that this package does not know. It fills in r's Source, SourceAddr, Destination and Port
 // from the connection and returns nil or a *DeniedError. Without a peer of this mesh in ctx it denies.
+//
+// It decides once. For what goes on for longer than a moment, use [Mesh.Admit].
 func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
-	p, _ := PeerFromContext(ctx)
-	if p.conn == nil || p.conn.mesh != m {
-		return &DeniedError{
-			Source: p.ID.String(), Destination: m.service,
-			Decision: policy.Decision{Rule: -1, Layer: r.Layer, Reason: "the request did not come in by a listener of this mesh"},
-		}
+	sc, err := m.connOfPeer(ctx, r)
+	if err != nil {
+		return err
 	}
-	if d := m.decideRequest(ctx, p.conn, r); d != nil {
+	sc.fill(r)
+	if _, d := m.decide(ctx, r); d != nil {
+		m.decisions.denied(ctx, d, r, sc.net.peer)
 		return d
 	}
 	return nil
 }
 
-// decideRequest decides a request on an accepted connection, and logs a denial.
-func (m *Mesh) decideRequest(ctx context.Context, sc *serverConn, r *policy.Request) *DeniedError {
-	sc.fill(r)
-	d := m.decide(ctx, r)
-	if d != nil {
-		m.logDenial(ctx, "request denied", d, sc.net.peer)
+// connOfPeer finds the connection of the peer in ctx.
+func (m *Mesh) connOfPeer(ctx context.Context, r *policy.Request) (*serverConn, error) {
+	p, _ := PeerFromContext(ctx)
+	if p.conn == nil || p.conn.mesh != m {
+		return nil, &DeniedError{
+			Source: p.ID.String(), Destination: m.service,
+			Decision: policy.Decision{Rule: -1, Layer: r.Layer, Reason: "the request did not come in by a listener of this mesh"},
+		}
 	}
-	return d
+	return p.conn, nil
 }
 
-func (m *Mesh) decide(ctx context.Context, r *policy.Request) *DeniedError {
+// decide asks the rules, and counts.
+func (m *Mesh) decide(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
 	dec := m.policy.Authorize(ctx, r)
+	m.decisions.record(ctx, r, dec)
 	m.trace.decided(r, dec)
 	if dec.Verdict == policy.Allow {
-		return nil
+		return dec, nil
 	}
-	return &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
-}
-
-func (m *Mesh) logDenial(ctx context.Context, msg string, d *DeniedError, p Peer) {
-	m.log.LogAttrs(ctx, slog.LevelWarn, msg, denialAttrs(d, p)...)
+	return dec, &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
 }
 
 // DeferToRequests declares that whoever serves the named ports (none given: the default one) decides each

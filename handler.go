@@ -46,15 +46,19 @@ func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
 			http.Error(w, "misconfigured: mesh.Handler was made for other ports", http.StatusInternalServerError)
 			return
 		}
-		defer sc.begin()()
 		m.serve(w, r, h, sc)
 	})
 }
 
 func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
+	for _, k := range identityHeaders {
+		delete(r.Header, k)
+	}
 	path, host, err := canonical(r)
 	if err != nil {
-		m.log.Warn("request refused: ambiguous", "source", sc.net.peer.ID.String(), "error", err)
+		req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: r.URL.Path, Host: r.Host}
+		sc.fill(&req)
+		m.decisions.refused(r.Context(), &req, sc.net.peer, err)
 		http.Error(w, "mesh: "+err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -63,22 +67,14 @@ func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc 
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
 	default:
 	}
-	req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: path, Host: host, Header: r.Header}
-	if d := m.decideRequest(r.Context(), sc, &req); d != nil {
+	ctx, done, d := sc.admitHTTP(w, r, path, host)
+	if d != nil {
 		writeDenied(w, r, d)
 		return
 	}
-	r = r.WithContext(ContextWithPeer(r.Context(), sc.net.peer))
+	defer done()
+	r = r.WithContext(ContextWithPeer(ctx, sc.net.peer))
 	r.Host = host
-	for _, k := range identityHeaders {
-		if _, ok := r.Header[k]; ok {
-			r.Header = r.Header.Clone()
-			for _, k := range identityHeaders {
-				delete(r.Header, k)
-			}
-			break
-		}
-	}
 	h.ServeHTTP(w, r)
 }
 
@@ -92,24 +88,14 @@ func (m *Mesh) connOf(ctx context.Context) *serverConn {
 	return m.conns.find(a)
 }
 
-// begin counts a request in flight; what it returns ends it.
-func (sc *serverConn) begin() func() {
-	sc.active.Add(1)
-	return func() {
-		sc.lastEnd.Store(time.Now().UnixNano())
-		sc.active.Add(-1)
-	}
-}
-
 // flushTime is left to the server, after a handler has returned, to send the rest of its response.
 const flushTime = 200 * time.Millisecond
 
 // closeIfIdle closes a connection that [Mesh.Handler] serves and that has no request under way. It leaves alone
 // what it knows nothing of: raw connections and gRPC's.
 func (sc *serverConn) closeIfIdle() {
-	end := sc.lastEnd.Load()
-	if end != 0 && sc.active.Load() == 0 && time.Since(time.Unix(0, end)) > flushTime {
-		_ = sc.net.Close() // idle
+	if busy, end := sc.busy(); !busy && !end.IsZero() && time.Since(end) > flushTime {
+		_ = sc.net.Close()
 	}
 }
 

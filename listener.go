@@ -196,6 +196,7 @@ func (l *listener) handshake(n *netConn) {
 	}
 	l.mu.Unlock()
 	if err != nil {
+		l.mesh.decisions.handshakes.Add(1)
 		l.mesh.trace.handshakeFailed(addrPort(n.RemoteAddr()), err)
 		l.mesh.log.Debug("handshake failed", "addr", n.RemoteAddr().String(), "port", l.port, "error", err)
 		_ = n.Close() // it has failed
@@ -230,9 +231,9 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		_ = n.Close() // the mesh is closing
 		return
 	}
-	if d := sc.decide(l.ctx); d != nil {
+	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {
 		sc.denied.Store(d)
-		l.mesh.logDenial(l.ctx, "connection denied", d, n.peer)
+		l.mesh.decisions.denied(l.ctx, d, sc.request(), n.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)
 		return
 	}

@@ -45,8 +45,11 @@ type Config struct {
 	// restart needs a new token.
 	StateDir string
 
-	// Logger gets what an operator should know; nil drops it.
+	// Logger gets what an operator should know; nil drops it. Denials and cut connections are written at most ten a
+	// second, after a burst of a hundred; see [Mesh.Stats] for all of them.
 	Logger *slog.Logger
+	// LogAllowed logs one in so many allowed decisions too; 0 logs none.
+	LogAllowed int
 	// Trace gets every event; it may be nil.
 	Trace *Trace
 	// Network makes the connections; nil is the operating system's.
@@ -68,15 +71,16 @@ type Mesh struct {
 	facing      netip.Addr // the local address that faces the control plane
 	instance    string     // in the gossip pool; "" outside of one
 
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup // our goroutines
-	cert    atomic.Pointer[tls.Certificate]
-	frames  *sync.Pool
-	conns   *connTable
-	dialed  dialedConns
-	balance *balancers
-	web     *transport
+	ctx       context.Context // ends with Close
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup // our goroutines
+	cert      atomic.Pointer[tls.Certificate]
+	frames    *sync.Pool
+	conns     *connTable
+	decisions *decisionLog
+	dialed    dialedConns
+	balance   *balancers
+	web       *transport
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -128,7 +132,7 @@ func newMesh(cfg Config) (*Mesh, error) {
 	m := &Mesh{
 		cfg: cfg, log: cfg.Logger, trace: cfg.Trace,
 		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
-		frames: newFramePool(), conns: newConnTable(), draining: make(chan struct{}),
+		frames: newFramePool(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
 		listeners: make(map[string]*listener), deferred: make(map[string]bool),
 	}
 	if cfg.Advertise != "" {

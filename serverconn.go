@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -20,8 +19,11 @@ type serverConn struct {
 	raw      *conn                       // nil for HTTP and plain TLS
 	deferred bool                        // its requests are decided one by one
 	denied   atomic.Pointer[DeniedError] // set when it is being refused
-	active   atomic.Int64                // requests in Handler
-	lastEnd  atomic.Int64                // when the last of them ended, Unix nanoseconds; 0 before
+
+	mu       sync.Mutex
+	inflight map[*inflight]struct{} // requests under way
+	upgraded *inflight              // one of them, kept after its handler returned
+	lastEnd  time.Time              // when the last of them ended
 }
 
 // connTable holds every accepted connection, so that no connection is open and unknown.
@@ -111,14 +113,14 @@ func (sc *serverConn) fill(r *policy.Request) {
 	r.Port = sc.port
 }
 
-// decide asks the rules whether the connection may be open.
-func (sc *serverConn) decide(ctx context.Context) *DeniedError {
-	r := policy.Request{Layer: policy.LayerConnection, Deferred: sc.deferred}
-	sc.fill(&r)
-	return sc.mesh.decide(ctx, &r)
+// request is the question whether the connection may be open.
+func (sc *serverConn) request() *policy.Request {
+	r := &policy.Request{Layer: policy.LayerConnection, Deferred: sc.deferred}
+	sc.fill(r)
+	return r
 }
 
-// recheck closes the connection when it is no longer allowed.
+// recheck closes the connection when it is no longer allowed, or those of its requests that are not.
 func (sc *serverConn) recheck(ctx context.Context) {
 	if sc.denied.Load() != nil {
 		return // it is being refused already
@@ -130,26 +132,20 @@ func (sc *serverConn) recheck(ctx context.Context) {
 		})
 		return
 	}
-	if d := sc.decide(ctx); d != nil {
+	if _, d := sc.mesh.decide(ctx, sc.request()); d != nil {
 		sc.cut(d)
+		return
 	}
+	sc.recheckRequests(ctx)
 }
 
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
 func (sc *serverConn) cut(d *DeniedError) {
-	sc.mesh.log.LogAttrs(context.Background(), slog.LevelWarn, "connection cut", denialAttrs(d, sc.net.peer)...)
+	sc.mesh.decisions.cut(sc.mesh.ctx, d, sc.request(), sc.net.peer)
 	sc.mesh.trace.connCut(sc.net.peer, d)
 	if sc.raw == nil {
 		_ = sc.net.Close() // nothing to do about it
 		return
 	}
 	sc.mesh.spawn(func() { sc.raw.reset(d) })
-}
-
-func denialAttrs(d *DeniedError, p Peer) []slog.Attr {
-	return []slog.Attr{
-		slog.String("source", d.Source), slog.String("destination", joinTarget(d.Destination, d.Port)),
-		slog.String("policy", d.Policy), slog.Int("rule", d.Rule), slog.Uint64("rules_version", d.Version),
-		slog.String("layer", d.Layer.String()), slog.String("reason", d.Reason), slog.String("addr", p.Addr.String()),
-	}
 }

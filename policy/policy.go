@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -146,6 +147,9 @@ type Decision struct {
 	Version uint64 `json:"version"`
 	// Layer is where the decision was taken.
 	Layer Layer `json:"layer"`
+	// NotAfter is when an allow ends by itself, since what it rests on does (a token, for example). The zero time is
+	// never. It is for this side only.
+	NotAfter time.Time `json:"-"`
 	// Reason says why, in words, for people: "no rule allows orders".
 	Reason string `json:"reason"`
 	// Shadow is what audit and dry-run documents made of it, nil when none matched. It is

@@ -1,0 +1,162 @@
+package mesh
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/intramesh/mesh/policy"
+)
+
+// Stats counts what a mesh has decided since it joined.
+type Stats struct {
+	// Decisions counts by layer, then by verdict: Decisions[policy.LayerHTTP][policy.Deny].
+	Decisions [policy.LayerGRPC + 1][policy.Allow + 1]uint64
+	// WouldDeny and WouldAllow count decisions that dry-run documents would have changed.
+	WouldDeny, WouldAllow uint64
+	// Cut counts connections and requests that were ended since they were no longer allowed.
+	Cut uint64
+	// HandshakesFailed counts accepted connections that did not become ones of a verified peer.
+	HandshakesFailed uint64
+}
+
+// Stats returns the counters.
+func (m *Mesh) Stats() Stats { return m.decisions.stats() }
+
+// decisionLog counts decisions, and logs those that somebody may have to explain. What callers can cause is logged at a
+// bounded rate, so that a scanner does not fill a disk: what was left out is counted, and told with the next record.
+type decisionLog struct {
+	log    *slog.Logger
+	sample uint64 // log one in so many allowed decisions; 0 none
+
+	counts     [policy.LayerGRPC + 1][policy.Allow + 1]atomic.Uint64
+	wouldDeny  atomic.Uint64
+	wouldAllow atomic.Uint64
+	cuts       atomic.Uint64
+	handshakes atomic.Uint64
+
+	mu      sync.Mutex
+	tokens  float64
+	last    time.Time
+	dropped uint64
+}
+
+// logRate is how many records a second are written for long, logBurst how many at once.
+const (
+	logRate  = 10
+	logBurst = 100
+)
+
+func newDecisionLog(log *slog.Logger, sample int) *decisionLog {
+	return &decisionLog{log: log, sample: uint64(max(sample, 0)), tokens: logBurst, last: time.Now()}
+}
+
+func (l *decisionLog) stats() Stats {
+	s := Stats{
+		WouldDeny: l.wouldDeny.Load(), WouldAllow: l.wouldAllow.Load(),
+		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(),
+	}
+	for i := range l.counts {
+		for j := range l.counts[i] {
+			s.Decisions[i][j] = l.counts[i][j].Load()
+		}
+	}
+	return s
+}
+
+// record counts a decision, and logs what audit and dry-run documents make of it and samples of what is allowed.
+func (l *decisionLog) record(ctx context.Context, r *policy.Request, d policy.Decision) {
+	var n uint64
+	if d.Layer <= policy.LayerGRPC && d.Verdict <= policy.Allow {
+		n = l.counts[d.Layer][d.Verdict].Add(1)
+	}
+	if s := d.Shadow; s != nil {
+		switch {
+		case s.Verdict == d.Verdict:
+		case s.Verdict == policy.Allow:
+			l.wouldAllow.Add(1)
+		default:
+			l.wouldDeny.Add(1)
+		}
+		for _, m := range s.Matches {
+			l.write(ctx, slog.LevelInfo, "policy on record", append(requestAttrs(r),
+				slog.String("policy", m.Policy), slog.Int("rule", m.Rule), slog.Any("action", m.Action), slog.Any("mode", m.Mode),
+				slog.String("verdict", d.Verdict.String()), slog.String("would_be", s.Verdict.String()), slog.Uint64("rules_version", d.Version)))
+		}
+	}
+	if d.Verdict == policy.Allow && l.sample > 0 && n%l.sample == 0 {
+		l.write(ctx, slog.LevelInfo, "allowed", append(requestAttrs(r), decisionAttrs(d)...))
+	}
+}
+
+func (l *decisionLog) denied(ctx context.Context, d *DeniedError, r *policy.Request, p Peer) {
+	l.write(ctx, slog.LevelWarn, "denied", deniedAttrs(d, r, p))
+}
+
+func (l *decisionLog) cut(ctx context.Context, d *DeniedError, r *policy.Request, p Peer) {
+	l.cuts.Add(1)
+	l.write(ctx, slog.LevelWarn, "cut: no longer allowed", deniedAttrs(d, r, p))
+}
+
+func (l *decisionLog) refused(ctx context.Context, r *policy.Request, p Peer, err error) {
+	l.write(ctx, slog.LevelWarn, "refused: ambiguous request", append(requestAttrs(r),
+		slog.String("addr", p.Addr.String()), slog.String("error", err.Error())))
+}
+
+func (l *decisionLog) write(ctx context.Context, level slog.Level, msg string, attrs []slog.Attr) {
+	if !l.log.Enabled(ctx, level) {
+		return
+	}
+	l.mu.Lock()
+	now := time.Now()
+	l.tokens = min(logBurst, l.tokens+now.Sub(l.last).Seconds()*logRate)
+	l.last = now
+	dropped := l.dropped
+	if l.tokens < 1 {
+		l.dropped++
+		l.mu.Unlock()
+		return
+	}
+	l.tokens--
+	l.dropped = 0
+	l.mu.Unlock()
+	if dropped > 0 {
+		attrs = append(attrs, slog.Uint64("records_left_out", dropped))
+	}
+	l.log.LogAttrs(ctx, level, msg, attrs...)
+}
+
+func deniedAttrs(d *DeniedError, r *policy.Request, p Peer) []slog.Attr {
+	return append(append(requestAttrs(r), decisionAttrs(d.Decision)...), slog.String("addr", p.Addr.String()))
+}
+
+func decisionAttrs(d policy.Decision) []slog.Attr {
+	return []slog.Attr{
+		slog.String("policy", d.Policy), slog.Int("rule", d.Rule), slog.Uint64("rules_version", d.Version),
+		slog.String("layer", d.Layer.String()), slog.String("reason", d.Reason),
+	}
+}
+
+// maxLogged bounds what a caller chose and a log repeats.
+const maxLogged = 256
+
+func requestAttrs(r *policy.Request) []slog.Attr {
+	attrs := []slog.Attr{slog.String("source", r.Source.String()), slog.String("destination", joinTarget(r.Destination, r.Port))}
+	switch r.Layer {
+	case policy.LayerHTTP:
+		attrs = append(attrs, slog.String("method", cut(r.Method)), slog.String("path", cut(r.Path)), slog.String("host", cut(r.Host)))
+	case policy.LayerGRPC:
+		attrs = append(attrs, slog.String("method", cut(r.GRPCMethod)))
+	case policy.LayerConnection:
+	}
+	return attrs
+}
+
+func cut(s string) string {
+	if len(s) > maxLogged {
+		return s[:maxLogged] + "…"
+	}
+	return s
+}
