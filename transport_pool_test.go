@@ -166,7 +166,7 @@ func TestPoolOpensConnectionsAsNeeded(t *testing.T) {
 				if got := int(held.Load()); got != c.requests {
 					t.Errorf("the server has %d requests of %d", got, c.requests)
 				}
-				a.wantOpen(t, "all requests under way", int32(c.want)) //nolint:gosec // small
+				a.wantOpen(t, "all requests under way", int32(c.want))
 				close(hold)
 				for _, wait := range waits {
 					wait()
