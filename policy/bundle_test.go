@@ -98,7 +98,7 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := policy.Open(signPayload(t, empty, testKey(1)), publicKeys(testKey(1)), prod); err != nil {
 		t.Fatalf("the payload that the cases are made from is refused: %v", err)
 	}
-	payload := func(old, new string) []byte { return signPayload(t, strings.Replace(empty, old, new, 1), testKey(1)) }
+	payload := func(from, to string) []byte { return signPayload(t, strings.Replace(empty, from, to, 1), testKey(1)) }
 	plain := ed25519.Sign(testKey(1), []byte(empty)) // no context
 	newline := bytes.IndexByte(good, '\n')
 	tests := []struct {

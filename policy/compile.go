@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -13,16 +14,17 @@ type compiledDoc struct {
 	destination string // as written; see scopeKey
 	action      Action
 	mode        Mode
-	rules       []*compiledRule
+	rules       []compiledRule
 }
 
 // compiledRule is one rule: one of from, one of to, all of when.
 type compiledRule struct {
-	doc   *compiledDoc
-	index int
-	from  []*sourceMatch
-	to    []*operationMatch
-	when  []*conditionMatch
+	policy string // the document's name, at hand for the decision
+	index  int
+	from   []sourceMatch
+	to     []operationMatch
+	when   []conditionMatch
+	doc    *compiledDoc
 }
 
 // compileDocument parses the document for a mesh of the trust domain. It reports everything that
@@ -55,10 +57,11 @@ func compileDocument(doc *Document, trustDomain string, report func(at *path, ms
 		c.fail(spec.at("rules"), "has %d rules; at most %d are accepted", len(doc.Spec.Rules), MaxRules)
 		return out
 	}
-	out.rules = make([]*compiledRule, len(doc.Spec.Rules))
+	out.rules = make([]compiledRule, len(doc.Spec.Rules))
 	for i := range doc.Spec.Rules {
-		out.rules[i] = c.rule(&doc.Spec.Rules[i], &path{up: spec.at("rules"), index: i})
-		out.rules[i].doc, out.rules[i].index = out, i
+		r := &out.rules[i]
+		r.policy, r.index, r.doc = out.name, i, out
+		c.rule(r, &doc.Spec.Rules[i], &path{up: spec.at("rules"), index: i})
 	}
 	return out
 }
@@ -110,60 +113,74 @@ func (c *compiler) entries(n int, absent bool, at *path) {
 	}
 }
 
-func (c *compiler) rule(r *Rule, at *path) *compiledRule {
+func (c *compiler) rule(out *compiledRule, r *Rule, at *path) {
 	from, to, when := at.at("from"), at.at("to"), at.at("when")
 	c.entries(len(r.From), r.From == nil, from)
 	c.entries(len(r.To), r.To == nil, to)
 	c.entries(len(r.When), r.When == nil, when)
-	out := &compiledRule{}
+	out.from = make([]sourceMatch, len(r.From))
 	for i := range r.From {
-		out.from = append(out.from, c.source(&r.From[i], &path{up: from, index: i}))
+		out.from[i] = c.source(&r.From[i], &path{up: from, index: i})
 	}
+	out.to = make([]operationMatch, len(r.To))
 	for i := range r.To {
-		out.to = append(out.to, c.operation(&r.To[i], &path{up: to, index: i}))
+		out.to[i] = c.operation(&r.To[i], &path{up: to, index: i})
 	}
+	out.when = make([]conditionMatch, len(r.When))
 	for i := range r.When {
-		out.when = append(out.when, c.condition(&r.When[i], &path{up: when, index: i}))
+		out.when[i] = c.condition(&r.When[i], &path{up: when, index: i})
 	}
-	return out
 }
 
-func (c *compiler) source(s *Source, at *path) *sourceMatch {
-	out := &sourceMatch{
-		services:        c.list(s.Services, parseService, at.at("services")),
+func (c *compiler) source(s *Source, at *path) sourceMatch {
+	out := sourceMatch{services: c.list(s.Services, parseService, at.at("services"))}
+	if s.TrustDomains == nil {
+		out.own = c.trustDomain
+	}
+	more := moreSource{
 		notServices:     c.list(s.NotServices, parseService, at.at("notServices")),
 		trustDomains:    c.list(s.TrustDomains, parseTrustDomain, at.at("trustDomains")),
 		notTrustDomains: c.list(s.NotTrustDomains, parseTrustDomain, at.at("notTrustDomains")),
 		ips:             c.prefixes(s.IPs, at.at("ips")),
 		notIPs:          c.prefixes(s.NotIPs, at.at("notIps")),
 	}
-	if s.TrustDomains == nil {
-		out.own = c.trustDomain
-	}
-	if s.Services == nil && s.TrustDomains == nil && s.IPs == nil &&
-		len(s.NotServices)+len(s.NotTrustDomains)+len(s.NotIPs) == 0 {
+	switch {
+	case more.notServices != nil || more.trustDomains != nil || more.notTrustDomains != nil || more.ips != nil || more.notIPs != nil:
+		out.more = &more
+	case s.Services == nil && s.TrustDomains == nil && s.IPs == nil:
 		c.fail(at, "a source without a field would match everybody; leave \"from\" out to mean that")
 	}
 	return out
 }
 
-func (c *compiler) operation(o *Operation, at *path) *operationMatch {
+func (c *compiler) operation(o *Operation, at *path) operationMatch {
 	if o.Ports == nil && o.Methods == nil && o.Paths == nil && o.Hosts == nil && o.GRPC == nil {
 		c.fail(at, "an operation without a field would match everything; leave \"to\" out to mean that")
 	}
-	return &operationMatch{
-		ports:   c.list(o.Ports, parsePort, at.at("ports")),
-		methods: c.list(o.Methods, parseMethod, at.at("methods")),
-		paths:   c.list(o.Paths, parsePath, at.at("paths")),
-		hosts:   c.list(o.Hosts, parseHost, at.at("hosts")),
-		grpc:    c.list(o.GRPC, parseGRPC, at.at("grpc")),
+	var out operationMatch
+	for _, t := range []struct {
+		field field
+		name  string
+		list  []string
+		parse valueParser
+	}{
+		{fieldPorts, "ports", o.Ports, parsePort},
+		{fieldHosts, "hosts", o.Hosts, parseHost},
+		{fieldMethods, "methods", o.Methods, parseMethod},
+		{fieldPaths, "paths", o.Paths, parsePath},
+		{fieldGRPC, "grpc", o.GRPC, parseGRPC},
+	} {
+		if v := c.list(t.list, t.parse, at.at(t.name)); v != nil {
+			out = append(out, test{t.field, v})
+		}
 	}
+	return slices.Clip(out)
 }
 
 const headerKey = "request.header."
 
-func (c *compiler) condition(w *Condition, at *path) *conditionMatch {
-	out := &conditionMatch{}
+func (c *compiler) condition(w *Condition, at *path) conditionMatch {
+	out := conditionMatch{}
 	values, notValues := at.at("values"), at.at("notValues")
 	if w.Values == nil && len(w.NotValues) == 0 {
 		c.fail(at, "a condition needs values or notValues")
@@ -198,13 +215,13 @@ func (c *compiler) condition(w *Condition, at *path) *conditionMatch {
 	return out
 }
 
-func (c *compiler) list(list []string, parse valueParser, at *path) *values {
+func (c *compiler) list(list []string, parse valueParser, at *path) values {
 	if !c.checkList(list, at) {
 		return nil
 	}
-	out := &values{}
+	out := make(values, 0, len(list))
 	for i, s := range list {
-		c.value(out, s, parse, &path{up: at, index: i})
+		c.value(&out, s, parse, &path{up: at, index: i})
 	}
 	out.done()
 	return out

@@ -12,8 +12,8 @@ import (
 // use. A nil or zero Engine denies everything.
 //
 // An enforced deny that matches wins over every allow; without an allow that matches, the
-// answer is deny. Where several rules would decide alike, the decision names the one whose
-// destination, then source, is written most exactly, then the first.
+// answer is deny. Where several rules would decide alike, the decision names one whose destination
+// and source are written most exactly.
 type Engine struct {
 	version uint64
 	ready   bool
@@ -81,7 +81,7 @@ func (e *Engine) scopeFor(destination string) *scope {
 	return m[destination]
 }
 
-// link gives each scope its parent, and what it has of them.
+// link gives each scope its parent.
 func (e *Engine) link() {
 	for destination, s := range e.exact {
 		s.parent = e.around(destination)
@@ -89,11 +89,10 @@ func (e *Engine) link() {
 	for p, s := range e.prefix {
 		s.parent = e.around(strings.TrimSuffix(p, "/"))
 	}
-	for _, m := range []map[string]*scope{e.exact, e.prefix, {"": e.wildcard}} {
+	e.wildcard.done()
+	for _, m := range []map[string]*scope{e.exact, e.prefix} {
 		for _, s := range m {
-			for p := s; p != nil; p = p.parent {
-				s.recorded = s.recorded || len(p.audit.rules)+len(p.dryDeny.rules)+len(p.dryAllow.rules) > 0
-			}
+			s.done()
 		}
 	}
 }
@@ -154,7 +153,7 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 	q.as(ActionDeny)
 	for s := scope; s != nil; s = s.parent {
 		if rule := s.deny.find(&q); rule != nil {
-			d.Policy, d.Rule, d.Reason = rule.doc.name, rule.index, q.whyDenied(rule)
+			d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
 			break
 		}
 	}
@@ -162,7 +161,7 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 		q.as(ActionAllow)
 		for s := scope; s != nil; s = s.parent {
 			if rule := s.allow.find(&q); rule != nil {
-				d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.doc.name, rule.index, reasonMatches
+				d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
 				if r.Deferred && r.Layer == LayerConnection {
 					d.Reason = reasonDeferred
 				}

@@ -106,7 +106,9 @@ func TestPrecedence(t *testing.T) {
 func TestDeferred(t *testing.T) {
 	post := doc("post", "payments", "allow", `"rules":[{"from":[{"services":["orders"]}],"to":[{"ports":[""],"methods":["POST"],"paths":["/charge"]}],`+
 		`"when":[{"key":"request.header.x-tenant","values":["a"]}]}]`)
-	with := func(deny string) []string { return []string{post, doc("deny", "payments", "deny", `"rules":[`+deny+`]`)} }
+	with := func(deny string) []string {
+		return []string{post, doc("deny", "payments", "deny", `"rules":[`+deny+`]`)}
+	}
 	tests := []struct {
 		name string
 		docs []string

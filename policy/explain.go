@@ -38,13 +38,13 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 	}
 	q := newQuery(r)
 	for _, doc := range e.docs {
-		v := &values{}
-		if parseService(v, doc.destination) != nil || !v.match(r.Destination) {
+		var v values
+		if parseService(&v, doc.destination) != nil || !v.match(r.Destination) {
 			continue
 		}
 		t := DocumentTrace{Policy: doc.name, Action: doc.action, Mode: doc.mode, Rules: make([]RuleTrace, len(doc.rules))}
-		for i, rule := range doc.rules {
-			t.Rules[i] = q.as(doc.action).trace(rule)
+		for i := range doc.rules {
+			t.Rules[i] = q.as(doc.action).trace(&doc.rules[i])
 			t.Matched = t.Matched || t.Rules[i].Matched
 		}
 		out.Policies = append(out.Policies, t)

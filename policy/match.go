@@ -2,7 +2,6 @@ package policy
 
 import (
 	"net/netip"
-	"strings"
 
 	"github.com/intramesh/mesh/identity"
 )
@@ -27,8 +26,7 @@ const (
 // A query is a request, ready to be matched by rules of one action.
 type query struct {
 	*Request
-	service, trustDomain string     // of the source, "" when unavailable
-	addr                 netip.Addr // unmapped, without zone; invalid when unavailable
+	service, trustDomain string // of the source, "" when unavailable
 
 	// What the test of an unavailable field yields: true is "could match". The
 	// parts of a rule combine without negation, so that deciding it at the leaves is
@@ -43,7 +41,6 @@ func newQuery(r *Request) query {
 		Request:     r,
 		service:     identity.ServiceName(r.Source),
 		trustDomain: r.Source.TrustDomain().Name(),
-		addr:        r.SourceAddr.Unmap().WithZone(""),
 	}
 }
 
@@ -58,31 +55,44 @@ func (q *query) as(a Action) *query {
 	return q
 }
 
-// The next four return a field and whether it is available. A value that no canonical
-// request has, such as an empty method, counts as unavailable.
-
-func (q *query) method() (string, bool) { return q.Method, q.Layer == LayerHTTP && q.Method != "" }
-func (q *query) host() (string, bool)   { return q.Host, q.Layer == LayerHTTP && q.Host != "" }
-func (q *query) path() (string, bool) {
-	return q.Path, q.Layer == LayerHTTP && strings.HasPrefix(q.Path, "/")
-}
-
-func (q *query) grpc() (string, bool) {
-	return q.GRPCMethod, q.Layer == LayerGRPC && q.GRPCMethod != "" && q.GRPCMethod[0] != '/'
-}
-
+// sourceMatch is a rule's source. What few rules use is apart, to keep the many small.
 type sourceMatch struct {
-	services, notServices         *values
-	trustDomains, notTrustDomains *values
+	services values
 	// own is the trust domain that the names of services are of, "" for any.
-	own         string
-	ips, notIPs []netip.Prefix
+	own  string
+	more *moreSource
+}
+
+type moreSource struct {
+	notServices, trustDomains, notTrustDomains values
+	ips, notIPs                                []netip.Prefix
 }
 
 func (s *sourceMatch) match(q *query) field {
-	if s.services != nil || s.notServices != nil {
-		if f := s.matchName(q); f != matched {
-			return f
+	ours := s.own == "" || s.own == q.trustDomain
+	if s.services != nil {
+		if q.service == "" {
+			if !q.unknownPeer {
+				return fieldServices
+			}
+		} else if !ours || !s.services.match(q.service) {
+			return fieldServices
+		}
+	}
+	if s.more != nil {
+		return s.more.match(q, ours)
+	}
+	return matched
+}
+
+func (s *moreSource) match(q *query, ours bool) field {
+	if s.notServices != nil {
+		if q.service == "" {
+			if !q.unknownPeer {
+				return fieldServices
+			}
+		} else if ours && s.notServices.match(q.service) {
+			return fieldNotServices
 		}
 	}
 	if s.trustDomains != nil || s.notTrustDomains != nil {
@@ -100,36 +110,20 @@ func (s *sourceMatch) match(q *query) field {
 	return matched
 }
 
-func (s *sourceMatch) matchName(q *query) field {
-	if q.service == "" {
-		if q.unknownPeer {
-			return matched
-		}
-		return fieldServices
-	}
-	ours := s.own == "" || s.own == q.trustDomain
-	if s.services != nil && (!ours || !s.services.match(q.service)) {
-		return fieldServices
-	}
-	if s.notServices != nil && ours && s.notServices.match(q.service) {
-		return fieldNotServices
-	}
-	return matched
-}
-
 // in reports whether the value is in the one list and not in the other; nil is no list.
-func in(list, not *values, s string) bool {
-	return (list == nil || list.match(s)) && (not == nil || !not.match(s))
+func in(list, not values, s string) bool {
+	return (list == nil || list.match(s)) && !not.match(s)
 }
 
 func matchIP(q *query, list, not []netip.Prefix) bool {
 	if list == nil && not == nil {
 		return true
 	}
-	if !q.addr.IsValid() {
+	if !q.SourceAddr.IsValid() {
 		return q.unknownPeer
 	}
-	return (list == nil || contains(list, q.addr)) && !contains(not, q.addr)
+	addr := q.SourceAddr.Unmap().WithZone("")
+	return (list == nil || contains(list, addr)) && !contains(not, addr)
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {
@@ -141,42 +135,43 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-type operationMatch struct {
-	ports, methods, paths, hosts, grpc *values
+// operationMatch is a rule's operation: all of its tests must hold.
+type operationMatch []test
+
+// A test looks at one field of the request.
+type test struct {
+	field field
+	list  values
 }
 
-func (o *operationMatch) match(q *query) field {
-	if o.ports != nil && !o.ports.match(q.Port) {
-		return fieldPorts
-	}
-	if o.hosts != nil {
-		if s, ok := q.host(); !q.known(o.hosts, s, ok) {
-			return fieldHosts
-		}
-	}
-	if o.methods != nil {
-		if s, ok := q.method(); !q.known(o.methods, s, ok) {
-			return fieldMethods
-		}
-	}
-	if o.paths != nil {
-		if s, ok := q.path(); !q.known(o.paths, s, ok) {
-			return fieldPaths
-		}
-	}
-	if o.grpc != nil {
-		if s, ok := q.grpc(); !q.known(o.grpc, s, ok) {
-			return fieldGRPC
+func (o operationMatch) match(q *query) field {
+	for i := range o {
+		t := &o[i]
+		s, known := q.value(t.field)
+		if known && !t.list.match(s) || !known && !q.unknownRequest {
+			return t.field
 		}
 	}
 	return matched
 }
 
-func (q *query) known(v *values, s string, available bool) bool {
-	if !available {
-		return q.unknownRequest
+// value returns a field of the request, and whether this layer knows it. A value that no
+// canonical request has, such as an empty method, counts as unknown.
+func (q *query) value(f field) (s string, known bool) {
+	switch f {
+	case fieldPorts:
+		return q.Port, true
+	case fieldHosts:
+		return q.Host, q.Layer == LayerHTTP && q.Host != ""
+	case fieldMethods:
+		return q.Method, q.Layer == LayerHTTP && q.Method != ""
+	case fieldPaths:
+		return q.Path, q.Layer == LayerHTTP && q.Path != "" && q.Path[0] == '/'
+	case fieldGRPC:
+		return q.GRPCMethod, q.Layer == LayerGRPC && q.GRPCMethod != "" && q.GRPCMethod[0] != '/'
+	default:
+		return "", false
 	}
-	return v.match(s)
 }
 
 type conditionKind uint8
@@ -190,7 +185,7 @@ const (
 type conditionMatch struct {
 	kind              conditionKind
 	canonical, lower  string // the header's name, as net/http and as gRPC spell it
-	values, notValues *values
+	values, notValues values
 	ips, notIPs       []netip.Prefix
 }
 
@@ -237,8 +232,8 @@ func (c *conditionMatch) matchHeader(q *query) bool {
 // match decides the whole rule.
 func (r *compiledRule) match(q *query) field {
 	closest := matched
-	for _, s := range r.from {
-		f := s.match(q)
+	for i := range r.from {
+		f := r.from[i].match(q)
 		if f == matched {
 			return r.matchRequest(q)
 		}
@@ -265,8 +260,8 @@ func (r *compiledRule) matchRequest(q *query) field {
 	if closest != matched {
 		return closest
 	}
-	for _, c := range r.when {
-		if f := c.match(q); f != matched {
+	for i := range r.when {
+		if f := r.when[i].match(q); f != matched {
 			return f
 		}
 	}

@@ -7,50 +7,51 @@ import (
 	"strings"
 )
 
-// values is a list of a document, ready to be matched: one of them must. A nil *values is
-// a list that is not there.
-type values struct {
-	any   bool                // "*"
-	exact []string            // few exact values, else
-	set   map[string]struct{} // many
-	// prefixes, suffixes and templates come after the exact ones.
-	prefixes, suffixes []string
-	templates          [][]segment
+// values is a list of a document, ready to be matched: one of them must. A nil values is a
+// list that is not there.
+type values []pattern
+
+// A pattern is one value, or many exact ones together.
+type pattern struct {
+	text  string // without its "*"
+	more  *morePattern
+	shape shape
 }
 
-// manyValues is from where on a map is faster than looking at each value.
-const manyValues = 8
+type morePattern struct {
+	set      map[string]struct{}
+	template []segment
+}
 
-func (v *values) match(s string) bool {
-	if v.any {
-		return true
-	}
-	if v.set != nil {
-		if _, ok := v.set[s]; ok {
-			return true
-		}
-	} else if slices.Contains(v.exact, s) {
-		return true
-	}
-	for _, p := range v.prefixes {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	for _, p := range v.suffixes {
-		if strings.HasSuffix(s, p) {
-			return true
-		}
-	}
-	for _, t := range v.templates {
-		if matchTemplate(t, s) {
+func (v values) match(s string) bool {
+	for i := range v {
+		if v[i].match(s) {
 			return true
 		}
 	}
 	return false
 }
 
-// shape is what a value is once its "*" is cut off.
+func (p *pattern) match(s string) bool {
+	switch p.shape {
+	case shapeExact:
+		return s == p.text
+	case shapePrefix:
+		return strings.HasPrefix(s, p.text)
+	case shapeSuffix:
+		return strings.HasSuffix(s, p.text)
+	case shapeAny:
+		return true
+	case shapeSet:
+		_, ok := p.more.set[s]
+		return ok
+	case shapeTemplate:
+		return matchTemplate(p.more.template, s)
+	}
+	return false
+}
+
+// shape is how a pattern matches.
 type shape uint8
 
 const (
@@ -58,6 +59,8 @@ const (
 	shapePrefix
 	shapeSuffix
 	shapeAny
+	shapeSet
+	shapeTemplate
 )
 
 // parseShape cuts the "*" off a value.
@@ -77,28 +80,24 @@ func parseShape(s string) (shape, string, error) {
 	return 0, "", errors.New(`has a "*" in the middle; it may stand at one end`)
 }
 
-func (v *values) add(sh shape, text string) {
-	switch sh {
-	case shapeAny:
-		v.any = true
-	case shapePrefix:
-		v.prefixes = append(v.prefixes, text)
-	case shapeSuffix:
-		v.suffixes = append(v.suffixes, text)
-	case shapeExact:
-		v.exact = append(v.exact, text)
-	}
-}
+func (v *values) add(sh shape, text string) { *v = append(*v, pattern{text: text, shape: sh}) }
 
-// done ends the adding.
+// manyValues is from where on a map is faster than looking at each value.
+const manyValues = 8
+
+// done ends the adding: it puts many exact values into one pattern, and frees what append left over.
 func (v *values) done() {
-	if len(v.exact) <= manyValues {
-		return
+	set := make(map[string]struct{})
+	for _, p := range *v {
+		if p.shape == shapeExact {
+			set[p.text] = struct{}{}
+		}
 	}
-	v.set = make(map[string]struct{}, len(v.exact))
-	for _, s := range v.exact {
-		v.set[s] = struct{}{}
+	if len(set) > manyValues {
+		*v = slices.DeleteFunc(*v, func(p pattern) bool { return p.shape == shapeExact })
+		*v = append(*v, pattern{shape: shapeSet, more: &morePattern{set: set}})
 	}
+	*v = slices.Clip(*v)
 }
 
 // A segment is one part of a path template, between slashes.

@@ -23,7 +23,7 @@ func parseService(v *values, s string) error {
 	case err != nil:
 		return err
 	case sh == shapeAny:
-		v.any = true
+		v.add(sh, "")
 		return nil
 	case sh == shapeSuffix:
 		return errors.New("a suffix would match names that anybody may choose; a service is exact, a prefix such as \"billing/*\", or \"*\"")
@@ -62,7 +62,7 @@ func notInPort(r rune) bool { return notInName(r) || r == '.' }
 
 func parseTrustDomain(v *values, s string) error {
 	if s == "*" {
-		v.any = true
+		v.add(shapeAny, "")
 		return nil
 	}
 	td, err := spiffeid.TrustDomainFromString(s)
@@ -145,7 +145,7 @@ func parsePath(v *values, s string) error {
 		if err != nil {
 			return err
 		}
-		v.templates = append(v.templates, t)
+		*v = append(*v, pattern{shape: shapeTemplate, text: s, more: &morePattern{template: t}})
 		return nil
 	}
 	sh, text, err := parseShape(s)

@@ -1,0 +1,57 @@
+package policy
+
+// A scope holds the rules whose destination is written in one way ("payments", "billing/*"
+// or "*"). Parent is the next wider one.
+type scope struct {
+	// deny and allow are enforced.
+	deny, allow *index
+	parent      *scope
+	// recorded says that there are rules here or in a parent that are recorded only.
+	recorded                 bool
+	audit, dryDeny, dryAllow *index
+	// allowDocs counts the allow documents and dryDocs those in dry run, for the reason
+	// of a denial.
+	allowDocs, dryDocs int
+}
+
+// index returns where the rules of a document go.
+func (s *scope) index(a Action, m Mode) **index {
+	switch {
+	case a == ActionAudit:
+		return &s.audit
+	case a == ActionDeny && m == ModeDryRun:
+		return &s.dryDeny
+	case a == ActionDeny:
+		return &s.deny
+	case m == ModeDryRun:
+		return &s.dryAllow
+	}
+	return &s.allow
+}
+
+func (s *scope) add(doc *compiledDoc) {
+	if doc.action == ActionAllow && doc.mode == ModeDryRun {
+		s.dryDocs++
+	} else if doc.action == ActionAllow {
+		s.allowDocs++
+	}
+	ix := s.index(doc.action, doc.mode)
+	for i := range doc.rules {
+		if *ix == nil {
+			*ix = &index{}
+		}
+		(*ix).add(&doc.rules[i])
+	}
+}
+
+// done ends the adding, once parent is set.
+func (s *scope) done() {
+	for _, ix := range []*index{s.deny, s.allow, s.audit, s.dryDeny, s.dryAllow} {
+		if ix != nil {
+			ix.done()
+		}
+	}
+	for p := s; p != nil; p = p.parent {
+		s.recorded = s.recorded || p.audit != nil || p.dryDeny != nil || p.dryAllow != nil
+	}
+}
