@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +20,9 @@ const (
 	// often it is sent again when it may have been.
 	maxEndpoints = 16
 	maxReplays   = 3
+
+	// noApplicationProtocol is a TLS alert (RFC 7301, section 3.2).
+	noApplicationProtocol tls.AlertError = 120
 )
 
 // Transport returns the mesh's http.RoundTripper. The host of a URL is the service that is called, and the
@@ -228,7 +232,9 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 	if err != nil {
 		again = ctx.Err() == nil && !errors.Is(err, ErrClosed)
 		if again {
-			p.Failed()
+			if ae := tls.AlertError(0); !errors.As(err, &ae) || ae != noApplicationProtocol {
+				p.Failed() // else it is well, and does not speak what this one request needs
+			}
 			r.tried = append(r.tried, p.Key)
 		}
 		p.Done()

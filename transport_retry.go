@@ -66,8 +66,9 @@ func (r *roundTrip) failed(u *use, err error, took time.Duration, reused bool) (
 		return false
 	}
 	var se streamError
-	broken := u.conn.Err() != nil
-	refused := errors.As(err, &se) && se.Code == refusedStream || err.Error() == goneAway
+	broken, delivered := u.conn.Err() != nil, r.wroteHeaders.Load()
+	refused := errors.As(err, &se) && se.Code == refusedStream || err.Error() == goneAway ||
+		!broken && !delivered && u.conn.Available() == 0 // GOAWAY came before the request could start
 	switch {
 	case refused:
 		r.stale = append(r.stale, u.picked.Key)
@@ -85,7 +86,7 @@ func (r *roundTrip) failed(u *use, err error, took time.Duration, reused bool) (
 		u.picked.Failed()
 		r.tried = append(r.tried, u.picked.Key)
 	}
-	if r.wroteHeaders.Load() && !refused {
+	if delivered && !refused {
 		r.replays++
 		if !idempotent(r.req) || r.replays > maxReplays {
 			return false

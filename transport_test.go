@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh"
-	"github.com/intramesh/mesh/discovery"
 )
 
 var ordersMayCallPayments = rule{from: "orders", to: "payments"}
@@ -333,11 +332,6 @@ func TestTransportDenials(t *testing.T) {
 func TestTransportErrors(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
 	w.serveHTTP(w.join("payments"), func(http.ResponseWriter, *http.Request) {}, "web")
-	if err := w.names.Member("elsewhere").Register(t.Context(), discovery.Endpoint{
-		Service: "sleepy", Addr: addrOf(w.listen(w.join("sleepy"))), State: discovery.Draining,
-	}); err != nil {
-		t.Fatal(err)
-	}
 	orders := w.join("orders")
 	tr := orders.Transport()
 	for _, c := range []struct {
