@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 
@@ -97,6 +98,7 @@ type stream struct {
 	net.Conn
 	t       *Transport
 	inbound bool
+	host    netip.Addr // who opened an inbound stream
 	id      [idSize]byte
 	in      *bytes.Reader
 	close   sync.Once

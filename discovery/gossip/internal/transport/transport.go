@@ -18,8 +18,9 @@ import (
 const (
 	// maxPacket bounds what is read as one packet, in bytes.
 	maxPacket = 16 << 10
-	// maxStreams bounds the streams that others open at one time.
+	// maxStreams bounds the streams that others open at one time, maxPerHost those of one host.
 	maxStreams = 64
+	maxPerHost = 16
 	// StreamTimeout bounds each direction of a stream.
 	StreamTimeout = 5 * time.Second
 
@@ -52,13 +53,14 @@ type Transport struct {
 	cfg     Config
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	slots   chan struct{} // bounds inbound streams
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu   sync.Mutex
-	open map[*stream]struct{} // nil after Shutdown
+	mu      sync.Mutex
+	open    map[*stream]struct{} // nil after Shutdown
+	inbound map[netip.Addr]int   // open streams by who opened them
+	total   int                  // of inbound
 }
 
 var _ memberlist.NodeAwareTransport = (*Transport)(nil)
@@ -69,8 +71,8 @@ func New(cfg Config) *Transport {
 		cfg:     cfg,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
-		slots:   make(chan struct{}, maxStreams),
 		open:    make(map[*stream]struct{}),
+		inbound: make(map[netip.Addr]int),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.wg.Go(t.readPackets)
@@ -153,22 +155,31 @@ func ignoreClosed(err error) error {
 	return err
 }
 
+// track notes an open stream. It returns false when there are too many, or after Shutdown.
 func (t *Transport) track(s *stream) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open == nil {
+	if t.open == nil || s.inbound && (t.total == maxStreams || t.inbound[s.host] == maxPerHost) {
 		return false
 	}
 	t.open[s] = struct{}{}
+	if s.inbound {
+		t.total++
+		t.inbound[s.host]++
+	}
 	return true
 }
 
 func (t *Transport) release(s *stream) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	delete(t.open, s)
-	t.mu.Unlock()
-	if s.inbound {
-		<-t.slots
+	if !s.inbound {
+		return
+	}
+	t.total--
+	if t.inbound[s.host]--; t.inbound[s.host] == 0 {
+		delete(t.inbound, s.host)
 	}
 }
 
@@ -214,19 +225,25 @@ func (t *Transport) accept() {
 			}
 			continue
 		}
-		select {
-		case t.slots <- struct{}{}:
-		default:
-			_ = conn.Close() // too many; the peer tries again or asks another
-			continue
-		}
 		s := &stream{Conn: conn, t: t, inbound: true}
+		if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+			s.host = site(from.Addr().Unmap())
+		}
 		if !t.track(s) {
-			_ = s.Close() // shutting down
-			return
+			_ = conn.Close() // the peer tries again or asks another
+			continue
 		}
 		t.wg.Go(func() { t.serve(s) })
 	}
+}
+
+// site returns what one sender can choose its addresses from: one IPv4 address, or an IPv6 network.
+func site(ip netip.Addr) netip.Addr {
+	if ip.Is4() {
+		return ip
+	}
+	p, _ := ip.WithZone("").Prefix(64) // the size is right
+	return p.Addr()
 }
 
 // serve hands the stream to memberlist once its request is known to be good.
