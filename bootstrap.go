@@ -25,6 +25,9 @@ type Bootstrap struct {
 	RootFingerprint string `json:"root"`
 	// Control lists "host:port" where the control plane takes members' connections.
 	Control []string `json:"control"`
+	// Peers lists "host:port" of members' listeners to ask for rules and for how to gossip when the control plane can't
+	// be reached. It may be empty: members that gossip find each other.
+	Peers []string `json:"peers,omitempty"`
 	// BundleKeys are the Ed25519 public keys that sign the rules.
 	BundleKeys [][]byte `json:"bundle_keys"`
 	// Token is the one-time token. It may be empty when the state directory already holds a

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -170,6 +169,12 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 	}
 	raw, err := m.controlGet(ctx, wire.PathJoin, nil, controlTimeout, wire.MaxJoinBytes)
 	if err != nil {
+		if peers, perr := m.askPeers(ctx, wire.PathJoin, nil, wire.MaxJoinBytes); perr == nil && peers != nil {
+			m.log.Warn("the control plane does not answer: a peer told how to gossip", "error", err)
+			raw, err = peers, nil
+		}
+	}
+	if err != nil {
 		if file == "" {
 			return nil, fmt.Errorf("asking the control plane how to gossip: %w", err)
 		}
@@ -183,6 +188,7 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 		m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
 		raw = saved
 	}
+	m.joinInfo = raw
 	j := new(wire.Join)
 	if err := json.Unmarshal(raw, j); err != nil {
 		return nil, fmt.Errorf("the control plane's answer about gossip: %w", err)
@@ -208,19 +214,7 @@ func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeou
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case int64(len(body)) > limit:
-		return nil, fmt.Errorf("%s: the answer is longer than %d bytes", path, limit)
-	case resp.StatusCode == http.StatusNoContent:
-		return nil, nil
-	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s: the control plane answered %s", path, resp.Status)
-	}
-	return body, nil
+	return readAnswer(resp, path, limit)
 }
 
 // syncRules keeps the rules in force up to date.
@@ -240,7 +234,7 @@ func (m *Mesh) syncRules(ctx context.Context, b *Bootstrap) error {
 		return err
 	}
 	m.closers = append(m.closers, func(context.Context) error { return s.Close() })
-	m.policy = s
+	m.policy, m.rules = s, s
 	s.Start()
 	return s.WaitFirst(ctx)
 }
@@ -253,7 +247,15 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 		q.Set("refused", strconv.FormatUint(r.Refused, 10))
 		q.Set("reason", r.Reason)
 	}
-	return m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
+	body, err := m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
+	if err == nil || ctx.Err() != nil {
+		return body, err
+	}
+	if body, perr := m.askPeers(ctx, wire.PathBundle, q, wire.MaxBundleBytes); perr == nil && body != nil {
+		m.log.Warn("the control plane does not answer: rules came from a peer", "error", err)
+		return body, nil
+	}
+	return nil, err
 }
 
 // gossipAdvertise is the address that other members reach our gossip by.

@@ -70,7 +70,7 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 		return nil, fmt.Errorf("mesh: listen: %w", err)
 	}
 	l := &listener{
-		mesh: m, inner: inner, port: o.Port, tls: m.serverTLS(slices.Clone(o.ALPN)),
+		mesh: m, inner: inner, port: o.Port, tls: m.serverTLS(append(slices.Clone(o.ALPN), alpnPeer)),
 		ready: make(chan net.Conn), failed: make(chan struct{}), slots: make(chan struct{}, maxUnaccepted),
 	}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
@@ -229,6 +229,10 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	}
 	if !sc.register() {
 		_ = n.Close() // the mesh is closing
+		return
+	}
+	if cs.NegotiatedProtocol == alpnPeer {
+		l.mesh.servePeer(l.ctx, sc, t)
 		return
 	}
 	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {

@@ -68,8 +68,10 @@ type Mesh struct {
 	log         *slog.Logger
 	trace       *Trace
 	advertise   netip.Addr
-	facing      netip.Addr // the local address that faces the control plane
-	instance    string     // in the gossip pool; "" outside of one
+	facing      netip.Addr     // the local address that faces the control plane
+	instance    string         // in the gossip pool; "" outside of one
+	rules       *policy.Syncer // nil when Config.Policy is set
+	joinInfo    []byte         // what the control plane said about gossip
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc

@@ -4,20 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 )
 
-const (
-	// refuseTimeout bounds telling an HTTP client why its connection is refused.
-	refuseTimeout = 5 * time.Second
-	// maxRefuseHeader bounds the request that is answered with the refusal.
-	maxRefuseHeader = 64 << 10
-)
+// refuseTimeout bounds telling an HTTP client why its connection is refused.
+const refuseTimeout = 5 * time.Second
 
 // refuse tells a verified peer why it may not connect, in the protocol it speaks, and closes the
 // connection. It blocks, for refuseTimeout at most.
@@ -26,51 +20,11 @@ func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *Denie
 	case sc.raw != nil:
 		sc.raw.reset(d)
 	case p == alpnHTTP2, p == alpnHTTP1, sc.deferred:
-		m.refuseHTTP(ctx, sc, t, d)
+		serveOne(ctx, sc, t, refuseTimeout, func(w http.ResponseWriter, r *http.Request) { writeDenied(w, r, d) })
 	default:
 		_ = t.Close() // a protocol of which we know no word
 	}
 }
-
-// refuseHTTP serves one connection with nothing but the denial.
-func (m *Mesh) refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
-	ctx, cancel := context.WithTimeout(ctx, refuseTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { sc.net.Close() }) // breaks whatever it waits for
-	defer stop()
-	gone := make(chan struct{})
-	sc.net.afterClose(func() { close(gone) })
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Connection", "close")
-			writeDenied(w, r, d)
-		}),
-		ReadHeaderTimeout: refuseTimeout,
-		IdleTimeout:       refuseTimeout / 5,
-		MaxHeaderBytes:    maxRefuseHeader,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
-	}
-	_ = srv.Serve(&oneListener{conn: t, addr: sc.net.LocalAddr()})
-	<-gone
-	_ = srv.Close()
-}
-
-// oneListener accepts one connection, then ends.
-type oneListener struct {
-	conn net.Conn
-	addr net.Addr
-}
-
-func (l *oneListener) Accept() (net.Conn, error) {
-	if l.conn == nil {
-		return nil, net.ErrClosed
-	}
-	c := l.conn
-	l.conn = nil
-	return c, nil
-}
-func (l *oneListener) Close() error   { return nil }
-func (l *oneListener) Addr() net.Addr { return l.addr }
 
 // problem is an RFC 9457 problem document.
 type problem struct {

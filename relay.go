@@ -1,0 +1,141 @@
+package mesh
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/internal/wire"
+)
+
+// When the control plane is gone, members hand each other what it last said: the signed rules and how to gossip. Every
+// listener speaks alpnPeer for that, to any member of its own trust domain. The rules are trusted for their
+// signature, not for who hands them over.
+const (
+	alpnPeer = "mesh-peer/1"
+	// relayTimeout bounds one exchange with a peer, relayPeers how many are asked in turn.
+	relayTimeout = 3 * time.Second
+	relayPeers   = 3
+)
+
+// servePeer answers one member's question.
+func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
+	if !sc.net.peer.ID.MemberOf(m.trustDomain) {
+		_ = t.Close() // what holds the mesh together is for its members
+		return
+	}
+	serveOne(ctx, sc, t, relayTimeout, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodGet && r.URL.Path == wire.PathJoin && m.joinInfo != nil:
+			_, _ = w.Write(m.joinInfo)
+		case r.Method == http.MethodGet && r.URL.Path == wire.PathBundle && m.rules != nil:
+			after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+			if err != nil {
+				http.Error(w, "after is not a version", http.StatusBadRequest)
+				return
+			}
+			if m.rules.Version() <= after {
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			_, _ = w.Write(m.rules.Bundle())
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// askPeer asks one member, whoever of the trust domain it is. A nil answer and a nil error is 204.
+func (m *Mesh) askPeer(ctx context.Context, addr netip.AddrPort, path string, q url.Values, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
+	defer cancel()
+	c, err := m.dialEndpoint(ctx, target{}, addr, []string{alpnPeer})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	u := url.URL{Scheme: "https", Host: "peer", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	req.Close = true
+	if err := req.Write(c); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, limit+maxOneHeader)), req)
+	if err != nil {
+		return nil, err
+	}
+	return readAnswer(resp, path, limit)
+}
+
+// askPeers asks a few members in random order until one has an answer.
+func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64) ([]byte, error) {
+	peers := m.peerAddrs(ctx)
+	if len(peers) == 0 {
+		return nil, errors.New("no peer is known")
+	}
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	var errs []error
+	for _, addr := range peers[:min(len(peers), relayPeers)] {
+		body, err := m.askPeer(ctx, addr, path, q, limit)
+		if body != nil {
+			return body, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// peerAddrs lists one listener of each member that has one.
+func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
+	var addrs []netip.AddrPort
+	if b := m.cfg.Bootstrap; b != nil {
+		for _, p := range b.Peers {
+			found, err := resolve(ctx, p)
+			if err != nil {
+				m.log.Warn("a peer's address could not be resolved", "addr", p, "error", err)
+			}
+			addrs = append(addrs, found...)
+		}
+	}
+	g, ok := m.discovery.(*gossip.Member)
+	if !ok {
+		return addrs
+	}
+	for _, p := range g.Members() {
+		if !p.Self && p.Suspect.IsZero() && len(p.Endpoints) > 0 {
+			addrs = append(addrs, p.Endpoints[0].Addr)
+		}
+	}
+	return addrs
+}
+
+// readAnswer reads a bounded body. A nil body and a nil error is 204.
+func readAnswer(resp *http.Response, path string, limit int64) ([]byte, error) {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("%s: the answer is longer than %d bytes", path, limit)
+	case resp.StatusCode == http.StatusNoContent:
+		return nil, nil
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: the answer is %s", path, resp.Status)
+	}
+	return body, nil
+}
