@@ -41,7 +41,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q.service, q.addr = peer.Service(), peer.Addr
-	s.polls.record(q, time.Now())
+	defer s.polls.begin(q)()
 	if q.reason != "" {
 		s.log.WarnContext(r.Context(), "a member refused a bundle", "service", q.service, "instance", q.instance,
 			"refused", q.refused, "in_force", q.version, "reason", q.reason)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/discovery/gossip"
@@ -13,7 +12,7 @@ import (
 
 // Members joins what the pool knows with what members said when they asked for rules.
 func (s operator) Members(context.Context) ([]admin.Member, error) {
-	return joinMembers(s.gossip.Members(), s.polls.recent(time.Now()), s.rules.Rules().Version), nil
+	return joinMembers(s.gossip.Members(), s.polls.recent(), s.rules.Rules().Version), nil
 }
 
 func joinMembers(pool []gossip.MemberInfo, asked []poll, version uint64) []admin.Member {

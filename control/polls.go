@@ -10,9 +10,9 @@ import (
 
 const (
 	maxPolls = 50_000
-	// pollsKept is how long a member is remembered after its last poll began: long enough for
-	// the next one.
-	pollsKept = maxWait + time.Minute
+	// A member polls again at once, unless something is wrong with what it got.
+	pollGap    = 5 * time.Second
+	refusalGap = 2 * time.Minute
 )
 
 // poll is what a member said when it asked for rules, and who it is by its certificate.
@@ -23,7 +23,17 @@ type poll struct {
 	version  uint64 // of the rules in force
 	refused  uint64
 	reason   string
-	at       time.Time
+	at       time.Time // it began, or ended
+	open     int       // polls under way
+}
+
+// gone reports whether the member does not poll any more.
+func (q poll) gone(now time.Time) bool {
+	gap := pollGap
+	if q.reason != "" {
+		gap = refusalGap
+	}
+	return q.open == 0 && now.Sub(q.at) > gap
 }
 
 type pollKey struct{ service, instance string }
@@ -36,33 +46,44 @@ type polls struct {
 
 func newPolls() *polls { return &polls{last: make(map[pollKey]poll)} }
 
-func (p *polls) record(q poll, now time.Time) {
+// begin records a poll; what it returns records its end.
+func (p *polls) begin(q poll) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	key := pollKey{q.service, q.instance}
-	if _, known := p.last[key]; !known && len(p.last) >= maxPolls {
+	last, known := p.last[key]
+	if !known && len(p.last) >= maxPolls {
 		p.forget(now)
 		if len(p.last) >= maxPolls {
-			return
+			return func() {}
 		}
 	}
-	q.at = now
+	q.at, q.open = now, last.open+1
 	p.last[key] = q
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		q := p.last[key]
+		q.at = time.Now()
+		q.open--
+		p.last[key] = q
+	}
 }
 
 func (p *polls) forget(now time.Time) {
 	for k, q := range p.last {
-		if now.Sub(q.at) > pollsKept {
+		if q.gone(now) {
 			delete(p.last, k)
 		}
 	}
 }
 
 // recent returns the last polls of members that still poll.
-func (p *polls) recent(now time.Time) []poll {
+func (p *polls) recent() []poll {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forget(now)
+	p.forget(time.Now())
 	all := make([]poll, 0, len(p.last))
 	for _, q := range p.last {
 		all = append(all, q)

@@ -42,7 +42,7 @@ const (
 	format      = "mesh rules 1"
 )
 
-const openTimeout = 5 * time.Second
+const openTimeout = 2 * time.Second
 
 // options: the list of free pages is not kept in the file but found by walking it, since a
 // damaged list would have live pages overwritten.

@@ -31,7 +31,7 @@ func (e *CorruptError) Error() string {
 func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Open opens a store that [Create] made, and verifies all of it. One process at a time can have
-// it open: it waits for 5 s. A damaged, empty or missing file is an error, a
+// it open: it waits for 2 s. A damaged, empty or missing file is an error, a
 // [*CorruptError] in the first two cases. A nil check accepts everything.
 func Open(path string, check Check) (*Bolt, error) {
 	info, err := os.Stat(path)
