@@ -9,7 +9,7 @@ import (
 	"github.com/intramesh/mesh"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/balancer/leastrequest"
+	"google.golang.org/grpc/keepalive"
 )
 
 // NewClient returns a client of a service, named as in [mesh.Mesh.Dial]: "payments",
@@ -37,6 +37,8 @@ func DialOptions(m *mesh.Mesh) []grpc.DialOption {
 		grpc.WithDefaultServiceConfig(serviceConfig()),
 		grpc.WithChainUnaryInterceptor(unaryClientInterceptor),
 		grpc.WithChainStreamInterceptor(streamClientInterceptor),
+		// Silence is all that tells of an instance whose machine is gone.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 		// gRPC's defaults are made for the internet: two minutes between attempts.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
@@ -44,6 +46,14 @@ func DialOptions(m *mesh.Mesh) []grpc.DialOption {
 		}),
 	}
 }
+
+// A client with calls under way pings a server that has been silent for pingAfter, which gRPC
+// does not let be less than ten seconds, and gives the connection up after another pingTimeout. A
+// server takes pings at half that distance.
+const (
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
 
 // Idempotent is a dial option that declares methods which may safely run twice:
 // "pay.v1.Payments/Get", or "pay.v1.Payments" for all of a service. When the instance that has such a
@@ -89,11 +99,9 @@ type (
 	}
 )
 
-// serviceConfig chooses the balancer: of two random instances, the one with fewer calls under way (gRPC
-// proposal A48). It is gRPC's own, since one of ours could only be added to a global registry.
 func serviceConfig(methods ...methodConfig) string {
 	raw, err := json.Marshal(map[string]any{
-		"loadBalancingConfig": []any{map[string]any{leastrequest.Name: struct{}{}}},
+		"loadBalancingConfig": []any{map[string]any{balancerName: struct{}{}}},
 		"methodConfig":        methods,
 	})
 	if err != nil {

@@ -53,7 +53,7 @@ func unaryClientInterceptor(ctx context.Context, method string, req, reply any, 
 }
 
 func streamClientInterceptor(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := open(ctx, desc, cc, method, opts...)
+	s, err := open(context.WithValue(ctx, streamKey{}, true), desc, cc, method, opts...)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (w *watcher) run() {
 			_ = w.cc.UpdateState(resolver.State{Endpoints: eps})
 		} else {
 			// Connections that exist stay in use: better stale than none.
-			w.cc.ReportError(&mesh.DialError{Service: w.service, Port: w.port, Err: mesh.ErrNoEndpoints})
+			w.cc.ReportError(&mesh.DialError{Service: w.service, Port: w.port, Err: noneUsable(len(snap.Endpoints))})
 		}
 		select {
 		case <-snap.Changed:
@@ -101,25 +101,27 @@ func (w *watcher) run() {
 	}
 }
 
-// usable returns the endpoints that want traffic, and suspects only when there are no others.
+func noneUsable(known int) error {
+	if known == 0 {
+		return fmt.Errorf("%w: discovery does not know the service", mesh.ErrNoEndpoints)
+	}
+	return fmt.Errorf("%w: of %d that discovery knows none is ready on this port", mesh.ErrNoEndpoints, known)
+}
+
+// usable returns the endpoints that want traffic.
 func (w *watcher) usable(all []discovery.Endpoint) []resolver.Endpoint {
-	var sound, suspect []resolver.Endpoint
+	var usable []resolver.Endpoint
 	for _, ep := range all {
 		if ep.Port != w.port || ep.State != discovery.Ready {
 			continue
 		}
-		e := resolver.Endpoint{Addresses: []resolver.Address{{
-			Addr:       ep.Addr.String(),
-			Attributes: attributes.New(targetKey{}, w.target),
-		}}}
-		if ep.Suspect {
-			suspect = append(suspect, e)
-		} else {
-			sound = append(sound, e)
-		}
+		usable = append(usable, resolver.Endpoint{
+			Addresses: []resolver.Address{{
+				Addr:       ep.Addr.String(),
+				Attributes: attributes.New(targetKey{}, w.target),
+			}},
+			Attributes: attributes.New(endpointKey{}, ep),
+		})
 	}
-	if len(sound) > 0 {
-		return sound
-	}
-	return suspect
+	return usable
 }

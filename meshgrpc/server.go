@@ -11,6 +11,7 @@ import (
 	"github.com/intramesh/mesh/policy"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -46,6 +47,8 @@ func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 		grpc.ChainUnaryInterceptor(a.unary),
 		grpc.ChainStreamInterceptor(a.stream),
 		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 3 * pingAfter, Timeout: pingTimeout}),
 	}
 }
 

@@ -112,15 +112,29 @@ func (n *Net) JoinConfig(t testing.TB, cfg mesh.Config) *mesh.Mesh {
 // crash. The Mesh is closed when it returns.
 func (n *Net) Kill(t testing.TB, m *mesh.Mesh) {
 	t.Helper()
-	n.mu.Lock()
-	mem := n.members[m]
-	n.mu.Unlock()
-	if mem == nil {
-		t.Fatal("meshtest: kill: not a member of this Net")
-	}
+	mem := n.member(t, m)
 	mem.dead.Store(true)
 	mem.host.Kill()
 	_ = m.Close() // it can say no farewell
+}
+
+// Freeze takes a member off the network, as a pulled cable does: what it sends and what is sent
+// to it does not arrive, and nobody gets an error before some timeout of theirs. Discovery still
+// knows it. The returned function puts it back.
+func (n *Net) Freeze(t testing.TB, m *mesh.Mesh) (thaw func()) {
+	t.Helper()
+	return n.member(t, m).host.Freeze()
+}
+
+func (n *Net) member(t testing.TB, m *mesh.Mesh) *member {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	mem := n.members[m]
+	if mem == nil {
+		t.Fatal("meshtest: the mesh did not join by this Net")
+	}
+	return mem
 }
 
 // Identity issues a certificate to a service. It is for peers that are not members: a TLS

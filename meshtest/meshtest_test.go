@@ -139,6 +139,25 @@ func TestKill(t *testing.T) {
 	})
 }
 
+func TestFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := meshtest.New(t, meshtest.Allow("payments", "*"))
+		payments := net.Join(t, "payments")
+		serveEcho(t, payments)
+		orders := net.Join(t, "orders")
+		thaw := net.Freeze(t, payments)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := echo(ctx, orders); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("dial the frozen: %v", err)
+		}
+		thaw()
+		if err := echo(t.Context(), orders); err != nil {
+			t.Errorf("after the thaw: %v", err)
+		}
+	})
+}
+
 func TestLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := meshtest.New(t, meshtest.Allow("*", "*"))

@@ -74,6 +74,11 @@ func (c *conn) reset() {
 	c.out.reset()
 }
 
+func (c *conn) freeze(on bool) {
+	c.in.freeze(on)
+	c.out.freeze(on)
+}
+
 func (c *conn) LocalAddr() net.Addr  { return c.local }
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 

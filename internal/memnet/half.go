@@ -21,6 +21,7 @@ type half struct {
 	buf     bytes.Buffer
 	end     error // what the reader gets after buf; nil while there may be more
 	busy    bool  // a Write is under way: two are never interleaved
+	frozen  bool  // what is on the way does not arrive
 	reader  side
 	writer  side
 }
@@ -63,11 +64,12 @@ func (h *half) read(b []byte) (int, error) {
 		if len(b) == 0 {
 			return 0, nil
 		}
-		if h.buf.Len() > 0 {
+		switch {
+		case h.frozen:
+		case h.buf.Len() > 0:
 			h.changed.Broadcast()
 			return h.buf.Read(b)
-		}
-		if h.end != nil {
+		case h.end != nil:
 			return 0, h.end
 		}
 		h.changed.Wait()
@@ -163,6 +165,13 @@ func (h *half) reset() {
 			s.err = syscall.ECONNRESET
 		}
 	}
+	h.changed.Broadcast()
+}
+
+func (h *half) freeze(on bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frozen = on
 	h.changed.Broadcast()
 }
 

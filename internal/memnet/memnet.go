@@ -8,9 +8,11 @@ package memnet
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -52,9 +54,10 @@ type Host struct {
 	net  *Network
 	addr netip.Addr
 
-	mu    sync.Mutex
-	dead  bool
-	conns map[*conn]struct{}
+	mu     sync.Mutex
+	dead   bool
+	thawed chan struct{} // non-nil while the host is frozen
+	conns  map[*conn]struct{}
 }
 
 // Host returns a new process at addr.
@@ -79,6 +82,45 @@ func (h *Host) Kill() {
 	}
 	for c := range conns {
 		c.reset()
+	}
+}
+
+// Freeze takes the host off the network without a word: nothing that it sends, or that is sent
+// to it, arrives, and dials from and to it block. The returned function puts it back.
+func (h *Host) Freeze() (thaw func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	thawed := make(chan struct{})
+	h.thawed = thawed
+	conns := slices.Collect(maps.Keys(h.conns)) // which may be closed before the thaw
+	for _, c := range conns {
+		c.freeze(true)
+	}
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.thawed = nil
+		for _, c := range conns {
+			c.freeze(false)
+		}
+		close(thawed)
+	})
+}
+
+// waitThawed returns once the host is not frozen.
+func (h *Host) waitThawed(ctx context.Context) error {
+	for {
+		h.mu.Lock()
+		thawed := h.thawed
+		h.mu.Unlock()
+		if thawed == nil {
+			return nil
+		}
+		select {
+		case <-thawed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -138,10 +180,15 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 	l := h.net.listeners[to]
 	from := h.net.ephemeral(h.addr)
 	h.net.mu.Unlock()
+	if err := h.waitThawed(ctx); err != nil {
+		return fail(remote, err)
+	}
 	if l == nil {
 		return fail(remote, refused())
 	}
-
+	if err := l.host.waitThawed(ctx); err != nil {
+		return fail(remote, err)
+	}
 	client, server := pair(h, l.host, from, to)
 	if err := h.add(client); err != nil {
 		return fail(remote, err)

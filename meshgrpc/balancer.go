@@ -1,0 +1,149 @@
+package meshgrpc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/intramesh/mesh/balance"
+	"github.com/intramesh/mesh/discovery"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/endpointsharding"
+	"google.golang.org/grpc/balancer/pickfirst"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
+)
+
+// balancerName is what a service config calls the balancer below.
+const balancerName = "intramesh_balance"
+
+// gRPC finds balancers in a global registry only, which may be written to only during
+// initialisation.
+func init() { //nolint:gochecknoinits // see above
+	balancer.Register(balancerBuilder{})
+}
+
+type balancerBuilder struct{}
+
+func (balancerBuilder) Name() string { return balancerName }
+
+func (balancerBuilder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
+	b := &meshBalancer{ClientConn: cc, set: balance.New[string]()}
+	return endpointsharding.NewBalancer(b, opts, balancer.Get(pickfirst.Name).Build,
+		endpointsharding.Options{DisableAutoReconnect: true})
+}
+
+// meshBalancer chooses among connected endpoints with a [balance.Set]. endpointsharding, for which it
+// stands in as the channel, connects to them.
+//
+// It differs from gRPC's own balancers in one more way: a connection that was closed is made again
+// when there is a call, not at once. Otherwise a client that the rules refuse would come back as
+// often as the server shuts the door, although nobody calls.
+type meshBalancer struct {
+	balancer.ClientConn
+	set *balance.Set[string] // of connected endpoints, by address
+}
+
+// UpdateState is called, one call at a time, when a connection changes state or discovery does.
+func (b *meshBalancer) UpdateState(s balancer.State) {
+	p := &picker{set: b.set, ready: make(map[string]balancer.Picker)}
+	var ready []balance.Endpoint[string]
+	var idle []func()
+	for _, c := range endpointsharding.ChildStatesFromPicker(s.Picker) {
+		switch c.State.ConnectivityState {
+		case connectivity.Ready:
+			e := balanceEndpoint(c.Endpoint)
+			ready = append(ready, e)
+			p.ready[e.Key] = c.State.Picker
+		case connectivity.Idle:
+			idle = append(idle, c.ExitIdle)
+		}
+	}
+	b.set.Update(ready)
+	if len(ready)+len(idle) > 0 {
+		p.wake = sync.OnceFunc(func() {
+			for _, connect := range idle {
+				connect()
+			}
+		})
+		s.Picker = p
+	}
+	b.ClientConn.UpdateState(s)
+}
+
+// endpointKey is the attribute of a resolver.Endpoint that holds what discovery said of it.
+type endpointKey struct{}
+
+func balanceEndpoint(e resolver.Endpoint) balance.Endpoint[string] {
+	known, _ := e.Attributes.Value(endpointKey{}).(discovery.Endpoint)
+	b := balance.Endpoint[string]{Key: e.Addresses[0].Addr, Weight: known.Weight}
+	if known.Suspect {
+		b.Tier = 1
+	}
+	return b
+}
+
+type picker struct {
+	set   *balance.Set[string]
+	ready map[string]balancer.Picker
+	wake  func() // connects the idle ones
+}
+
+func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
+	p.wake()
+	use, ok := p.set.Pick()
+	if !ok {
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	}
+	one, ok := p.ready[use.Key]
+	if !ok {
+		// The set is newer than this picker: the next one is on its way.
+		use.Done()
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	}
+	res, err := one.Pick(info)
+	if err != nil {
+		use.Done()
+		return res, err
+	}
+	start, done := time.Now(), res.Done
+	res.Done = func(di balancer.DoneInfo) {
+		report(&use, di, latency(info.Ctx, start))
+		use.Done()
+		if done != nil {
+			done(di)
+		}
+	}
+	return res, nil
+}
+
+// streamKey marks the context of a streaming call.
+type streamKey struct{}
+
+// latency is how long a call took; of a stream that says nothing about the endpoint.
+func latency(ctx context.Context, start time.Time) time.Duration {
+	if ctx.Value(streamKey{}) != nil {
+		return 0
+	}
+	return time.Since(start)
+}
+
+// report tells the set how a call ended.
+func report(use *balance.Picked[string], di balancer.DoneInfo, took time.Duration) {
+	switch status.Code(di.Err) {
+	case codes.OK, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Aborted:
+		use.Succeeded(took)
+	case codes.Canceled:
+		// The caller's doing.
+	case codes.Unavailable:
+		if !di.BytesReceived {
+			use.Failed()
+			return
+		}
+		use.Rejected(took)
+	default:
+		use.Rejected(took)
+	}
+}
