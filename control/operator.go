@@ -113,14 +113,17 @@ func (s operator) Explain(ctx context.Context, q admin.Question) (policy.Explana
 
 func (s operator) request(q admin.Question) (*policy.Request, error) {
 	r := &policy.Request{Destination: q.To, Port: q.Port}
+	if err := ca.CheckService(q.To); err != nil {
+		return nil, err
+	}
 	var err error
 	if strings.Contains(q.From, "://") {
 		r.Source, err = spiffeid.FromString(q.From)
-	} else {
-		r.Source, err = spiffeid.FromSegments(s.ca.TrustDomain(), strings.Split(q.From, "/")...)
+	} else if err = ca.CheckService(q.From); err == nil {
+		r.Source, err = spiffeid.FromPath(s.ca.TrustDomain(), "/"+q.From)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("from %q: %w", q.From, err)
+		return nil, err
 	}
 	switch {
 	case q.GRPC != "":

@@ -12,6 +12,13 @@ const (
 	reserved      = "mesh/"
 )
 
+// CheckService returns an error unless name is one that a process can have, the
+// control plane's included.
+func CheckService(name string) error {
+	_, err := anyServiceID(spiffeid.RequireTrustDomainFromString("x"), name)
+	return err
+}
+
 // serviceID returns the SPIFFE ID of a service that a token may enrol. Names below
 // "mesh/" belong to the control plane itself, which issues them without a token.
 func serviceID(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smallstep/nosql"
 	"go.step.sm/crypto/jose"
 )
 
@@ -81,6 +82,12 @@ func (c *CA) checkToken(token string) error {
 		return fmt.Errorf("the token is for %s, not for this CA", strings.Join(cl.Audience, ", "))
 	case len(cl.SANs) != 1:
 		return fmt.Errorf("the token names %d identities, want one", len(cl.SANs))
+	}
+	// For the message alone; smallstep decides which of two at the same time is first.
+	if d, ok := c.db.(nosql.DB); ok {
+		if _, err := d.Get([]byte("used_ott"), []byte(cl.ID)); err == nil {
+			return errors.New("the token was used already")
+		}
 	}
 	return nil
 }

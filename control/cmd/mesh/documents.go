@@ -23,7 +23,13 @@ func readDocuments(names []string, stdin io.Reader) ([]policy.Document, error) {
 			return nil, err
 		}
 		for _, f := range files {
-			docs, err := readFile(f, stdin)
+			r := stdin
+			if f == "-" {
+				f = "<stdin>"
+			} else {
+				r = nil
+			}
+			docs, err := readFile(f, r)
 			if err != nil {
 				return nil, err
 			}
@@ -66,11 +72,9 @@ func expand(name string) ([]string, error) {
 	return files, nil
 }
 
-func readFile(name string, stdin io.Reader) ([]policy.Document, error) {
-	r := stdin
-	if name == "-" {
-		name = "<stdin>"
-	} else {
+// readFile reads r, or the file of that name when r is nil.
+func readFile(name string, r io.Reader) ([]policy.Document, error) {
+	if r == nil {
 		f, err := os.Open(name) //nolint:gosec // the operator's choice
 		if err != nil {
 			return nil, err

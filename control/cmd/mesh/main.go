@@ -110,7 +110,6 @@ func (a *app) root() *cobra.Command {
 			if a.output != "" && a.output != "json" {
 				return fmt.Errorf("output %q: want json", a.output)
 			}
-			a.called = true
 			return nil
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -122,7 +121,20 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "the control plane's directory; by default $MESH_DIR or ./mesh-data")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.tokenCommand(), a.policyCommand(), a.membersCommand(), a.explainCommand())
+	a.mark(root)
 	return root
+}
+
+// mark notes when a command runs: errors before that are about how it was called.
+func (a *app) mark(cmd *cobra.Command) {
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		a.called = true
+		return run(cmd, args)
+	}
+	for _, sub := range cmd.Commands() {
+		a.mark(sub)
+	}
 }
 
 // client calls the control plane of --dir, and hangs up.

@@ -1,0 +1,140 @@
+package main_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	meshlib "github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/policy"
+)
+
+const rules = `apiVersion: mesh/v1
+kind: Authorization
+metadata: {name: payments-callers}
+spec:
+  service: payments
+  action: allow
+  rules:
+  - from: [{services: [orders]}]
+    to: [{methods: [POST], paths: ["/charge"]}]
+`
+
+func TestCommands(t *testing.T) {
+	dir := newPlane(t)
+	serve(t, dir)
+	t.Chdir(dir)
+	if err := os.WriteFile("rules.yaml", []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir("more", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	second := strings.ReplaceAll(strings.ReplaceAll(rules, "payments", "ledger"), "allow", "deny")
+	if err := os.WriteFile("more/ledger.yml", []byte(second), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("more/README", []byte("not rules"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := strings.Replace(rules, "methods", "method", 1)
+
+	for _, c := range []struct {
+		args   string
+		stdin  string
+		code   int
+		stdout string // must contain
+		stderr string
+	}{
+		{args: "policy apply -f rules.yaml", stdout: "payments-callers  created\nrules v2\n"},
+		{args: "policy apply -f -", stdin: rules, stdout: "payments-callers  unchanged\nrules v2\n"},
+		{args: "policy apply -f more -f rules.yaml", stdout: "ledger-callers    created\npayments-callers  unchanged\nrules v3\n"},
+		{args: "policy apply -f rules.yaml -f -", stdin: rules, code: 4, stderr: `<stdin>: the name "payments-callers" is taken by a document in rules.yaml`},
+		{args: "policy apply -f -", stdin: broken, code: 4, stderr: "<stdin>:9:11: spec.rules[0].to[0].method: unknown field"},
+		{args: "policy apply -f nope.yaml", code: 4, stderr: "nope.yaml"},
+		{args: "policy apply", code: 2, stderr: `required flag(s) "file" not set`},
+		{args: "policy list", stdout: "payments-callers  payments  allow   enforce  1"},
+		{args: "policy get payments-callers", stdout: "  service: payments\n  action: allow\n"},
+		{args: "policy get nope", code: 4, stderr: `policy "nope": not found`},
+		{args: "explain orders payments POST /charge", stdout: "allow by payments-callers[0]"},
+		{args: "explain orders payments GET /charge", code: 1, stdout: "deny: "},
+		{args: "explain orders payments", code: 1, stdout: "not known when a connection is accepted"},
+		{args: "explain orders ledger:admin", code: 1, stdout: "deny by ledger-callers[0]"},
+		{args: "explain shop payments --grpc pay.v1.Payments/Charge", code: 1, stdout: "decided for: grpc"},
+		{args: "explain orders", code: 2, stderr: "want FROM and TO"},
+		{args: "explain orders payments POST charge", code: 4, stderr: "does not start with a slash"},
+		{args: "explain Orders payments", code: 4, stderr: "Orders"},
+		{args: "members", stdout: "mesh/control"},
+		{args: "policy delete nope payments-callers", code: 4, stderr: `policy "nope": not found`},
+		{args: "policy delete payments-callers ledger-callers", stdout: "ledger-callers    deleted\nrules v4\n"},
+		{args: "token mesh/control", code: 4, stderr: "reserved"},
+		{args: "token orders --ttl 1000h", code: 4, stderr: "lifetime"},
+		{args: "token", code: 2, stderr: "accepts 1 arg"},
+		{args: "bogus", code: 2, stderr: `unknown command "bogus"`},
+		{args: "members --bogus", code: 2, stderr: "unknown flag: --bogus"},
+		{args: "members -o yaml", code: 2, stderr: "want json"},
+		{args: "members --dir elsewhere", code: 3, stderr: "is mesh serve running there?"},
+		{args: "members --dir " + strings.Repeat("d", 120), code: 5, stderr: "shorter"},
+		{args: "init --trust-domain example.test", code: 4, stderr: "never overwritten"},
+		{args: "init other", code: 2, stderr: `required flag(s) "trust-domain" not set`},
+		{args: "serve", code: 5, stderr: "held by another process"},
+		{args: "serve --dir elsewhere", code: 5, stderr: "run mesh init elsewhere first"},
+	} {
+		code, out, errs := mesh(t, dir, c.stdin, strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(out, c.stdout) || !strings.Contains(errs, c.stderr) || c.code == 0 && errs != "" {
+			t.Errorf("mesh %s: exit code %d, want %d\nstdout: %s\nwant: %s\nstderr: %s\nwant: %s", c.args, code, c.code, out, c.stdout, errs, c.stderr)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "mesh-data", "admin.sock")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	dir := newPlane(t)
+	serve(t, dir)
+	decode := func(v any, stdin string, args ...string) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(must(t, dir, stdin, append(args, "-o", "json")...)), v); err != nil {
+			t.Errorf("mesh %s: %v", strings.Join(args, " "), err)
+		}
+	}
+	var result store.Result
+	decode(&result, rules, "policy", "apply", "-f", "-")
+	if result.Version != 2 || len(result.Changes) != 1 || result.Changes[0].Change != store.Created {
+		t.Errorf("apply: %+v", result)
+	}
+	var doc policy.Document
+	decode(&doc, "", "policy", "get", "payments-callers")
+	var all store.Rules
+	decode(&all, "", "policy", "list")
+	if doc.Metadata.Name != "payments-callers" || len(all.Documents) != 1 || all.Version != 2 {
+		t.Errorf("get: %+v, list: %+v", doc, all)
+	}
+	var e policy.Explanation
+	decode(&e, "", "explain", "orders", "payments", "POST", "/charge")
+	if e.Decision.Verdict != policy.Allow || len(e.Policies) != 1 {
+		t.Errorf("explain: %+v", e)
+	}
+	var members []map[string]any
+	decode(&members, "", "members")
+	if len(members) != 1 || members[0]["service"] != "mesh/control" {
+		t.Errorf("members: %v", members)
+	}
+	var token struct{ Service, Bootstrap string }
+	decode(&token, "", "token", "payments")
+	b, err := meshlib.ParseBootstrap(token.Bootstrap)
+	if err != nil || b.Service != "payments" || b.Token == "" {
+		t.Errorf("token: %v, %v", b, err)
+	}
+	if plain := strings.TrimSpace(must(t, dir, "", "token", "payments")); !strings.HasPrefix(plain, "mesh1.") || strings.ContainsAny(plain, " \n") {
+		t.Errorf("token: %q", plain)
+	}
+	// What get prints, apply takes.
+	if code, out, errs := mesh(t, dir, must(t, dir, "", "policy", "get", "payments-callers"), "policy", "apply", "-f", "-"); code != 0 || !strings.Contains(out, "unchanged") {
+		t.Errorf("round trip: %d %s %s", code, out, errs)
+	}
+}

@@ -1,0 +1,131 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/intramesh/mesh/control/admin"
+	"go.uber.org/goleak"
+)
+
+// binary is the command, built once; by TestMain, so that no test pays for it.
+var binary string //nolint:gochecknoglobals // the only way from TestMain to the tests
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "mesh")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "mesh")
+	if out, err := exec.CommandContext(context.Background(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("%v\n%s", err, out))
+	}
+	// glog, below smallstep's badger, starts it when it is linked in.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+		goleak.Cleanup(func(code int) {
+			_ = os.RemoveAll(dir)
+			os.Exit(code)
+		}))
+}
+
+// mesh runs the command in dir and returns its exit code and what it printed.
+func mesh(t *testing.T, dir, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // just built
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "MESH_DIR=")
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		if _, ok := errors.AsType[*exec.ExitError](err); !ok {
+			t.Fatal(err)
+		}
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// must runs the command and wants it to exit with 0.
+func must(t *testing.T, dir, stdin string, args ...string) string {
+	t.Helper()
+	code, out, errs := mesh(t, dir, stdin, args...)
+	if code != 0 {
+		t.Fatalf("mesh %s: exit code %d\n%s%s", strings.Join(args, " "), code, out, errs)
+	}
+	return out
+}
+
+// newPlane makes a control plane at dir/mesh-data.
+func newPlane(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	const addr = "127.0.0.1:0"
+	must(t, dir, "", "init", "--trust-domain", "example.test", "--listen-ca", addr, "--listen-mesh", addr, "--listen-gossip", addr)
+	return dir
+}
+
+// A process is a running "mesh serve".
+type process struct {
+	cmd  *exec.Cmd
+	line string // what it printed when it was ready
+	wait func() error
+}
+
+func serve(t *testing.T, dir string) *process {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, "serve", "-o", "json", "--log-level", "error") //nolint:gosec // just built
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "MESH_DIR=")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: cmd, wait: sync.OnceValue(cmd.Wait)}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = p.wait()
+	})
+	var ready json.RawMessage
+	if err := json.NewDecoder(bufio.NewReader(out)).Decode(&ready); err != nil {
+		t.Fatalf("not ready: %v, %v", err, p.wait())
+	}
+	p.line = string(ready)
+	return p
+}
+
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.wait() // signal: killed
+}
+
+func (p *process) client(t *testing.T) *admin.Client {
+	t.Helper()
+	c, err := admin.NewClient(filepath.Join(p.cmd.Dir, "mesh-data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
