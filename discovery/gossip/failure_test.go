@@ -94,24 +94,36 @@ func TestRestartBeforeAnyoneNoticed(t *testing.T) {
 }
 
 func TestLeaveIsSeenAtOnce(t *testing.T) {
-	inFabric(t, func(t *testing.T, f *fabric) {
-		a, b := f.start(t, ipA), f.start(t, ipB, seedA)
-		b.serve(t, "payments")
-		a.within(t, time.Second, "payments", ipB)
-		start := time.Now()
-		if err := b.Leave(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		a.within(t, 0, "payments")
-		if took := time.Since(start); took > 2*time.Second {
-			t.Errorf("leaving took %v", took)
-		}
-		for _, m := range a.Members() {
-			if !m.Self {
-				t.Errorf("still a member: %+v", m)
+	for name, before := range map[string]func(*testing.T, *node){
+		"serving": func(*testing.T, *node) {},
+		"after a withdrawal that is still on its way": func(t *testing.T, b *node) {
+			if err := b.Deregister(t.Context(), discovery.Endpoint{Service: "payments"}); err != nil {
+				t.Fatal(err)
 			}
-		}
-	})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inFabric(t, func(t *testing.T, f *fabric) {
+				a, b := f.start(t, ipA), f.start(t, ipB, seedA)
+				b.serve(t, "payments")
+				a.within(t, time.Second, "payments", ipB)
+				before(t, b)
+				start := time.Now()
+				if err := b.Leave(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				a.within(t, 0, "payments")
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("leaving took %v", took)
+				}
+				for _, m := range a.Members() {
+					if !m.Self {
+						t.Errorf("still a member: %+v", m)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestPartitionHeals(t *testing.T) {

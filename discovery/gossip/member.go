@@ -182,12 +182,13 @@ func (m *Member) Leave(ctx context.Context) error {
 	}
 	done := make(chan struct{})
 	m.goodbye = done
-	tell := m.pool.withdraw()
+	m.pool.withdraw()
+	tell := m.pool.generation() > 0
 	m.mu.Unlock()
 	m.wg.Go(func() {
 		defer close(done)
 		var err error
-		if tell { // the goodbye would replace the withdrawal if that was still on its way
+		if tell { // the goodbye would replace a withdrawal, ours or Deregister's, that is still on its way
 			err = m.list.UpdateNode(leavePatience)
 		}
 		if err := errors.Join(err, m.list.Leave(leavePatience)); err != nil {

@@ -107,15 +107,13 @@ func (p *pool) deregister(ep discovery.Endpoint) {
 	}
 }
 
-// withdraw removes everything from our record, and reports whether there was anything.
-func (p *pool) withdraw() bool {
+// withdraw removes everything from our record.
+func (p *pool) withdraw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.own.Endpoints) == 0 {
-		return false
+	if len(p.own.Endpoints) > 0 {
+		_ = p.announce(nil, services(p.own)...) // smaller always fits
 	}
-	_ = p.announce(nil, services(p.own)...) // smaller always fits
-	return true
 }
 
 // without returns our endpoints but for the one with the service and port of ep.
