@@ -3,6 +3,7 @@ package policy_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/intramesh/mesh/policy"
@@ -48,6 +49,7 @@ func BenchmarkAuthorize(b *testing.B) {
 			r    []*policy.Request
 		}{{"accept", accept}, {"http", http}} {
 			b.Run(fmt.Sprintf("%s/rules=%d", bm.name, rules), func(b *testing.B) {
+				runtime.GC() // what the set-up left
 				b.ReportAllocs()
 				ctx, i := context.Background(), 0
 				for b.Loop() {
