@@ -88,11 +88,15 @@ func (s *scenario) cut(ctx context.Context) error {
 	}
 	step.say("TCP", "cut after %s: %s", ms(r.At.Sub(begun)), reason(r.Denied))
 	step.say("new calls", "denied after %s", times(denied))
-	_, allowed, err := s.change(ctx, true, func() error {
-		_, err := s.apply(ctx)
+	var version uint64
+	_, allowed, err := s.change(ctx, true, func() (err error) {
+		version, err = s.apply(ctx)
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.everywhere(ctx, version); err != nil {
 		return err
 	}
 	step.say("new calls", "the rule is back: allowed after %s", times(allowed))

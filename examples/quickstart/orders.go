@@ -218,24 +218,29 @@ type untilArgs struct {
 	Allowed  bool
 }
 
-// spread calls n times in each protocol and counts who answered.
+// spread calls a number of times and counts who answered.
 func (o *orders) spread(ctx context.Context, args json.RawMessage) (any, error) {
-	var n int
-	if err := json.Unmarshal(args, &n); err != nil {
+	var a spreadArgs
+	if err := json.Unmarshal(args, &a); err != nil {
 		return nil, err
 	}
-	counts := map[string]map[string]int{}
-	for _, protocol := range protocols {
-		counts[protocol] = map[string]int{}
-		for range n {
-			out, err := o.charge(ctx, protocol)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", protocol, err)
-			}
-			counts[protocol][out.Instance]++
+	counts := map[string]int{}
+	for range a.Calls {
+		out, err := o.charge(ctx, a.Protocol)
+		if err == nil && out.Denied != nil {
+			err = out.Denied
 		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.Protocol, err)
+		}
+		counts[out.Instance]++
 	}
 	return counts, nil
+}
+
+type spreadArgs struct {
+	Protocol string
+	Calls    int
 }
 
 // pause waits; time.Sleep would not hear of ctx.
