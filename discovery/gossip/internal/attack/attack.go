@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Addresses of those who take part, as memberlist writes them. All gossip at port 7946.
+// Victim returns the address of who is lied about, as memberlist writes it. All gossip at port 7946.
 func Victim() []byte { return []byte{10, 0, 0, 2} }
 
 // Attacker returns the address of who sends the attacks.

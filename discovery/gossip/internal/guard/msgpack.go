@@ -36,7 +36,7 @@ func (r *reader) mapLen() int {
 		r.bad = true
 		return 0
 	}
-	return int(head & 0xf) //nolint:gosec // at most 15
+	return int(head & 0xf)
 }
 
 // raw reads a string, of bytes or of text, or nil.
@@ -111,7 +111,7 @@ func (w *writer) raw(key string, v []byte) {
 	w.key(key)
 	switch {
 	case len(v) < 32:
-		w.b = append(w.b, 0xa0|byte(len(v)))
+		w.b = append(w.b, 0xa0|byte(len(v))) //nolint:gosec // less than 32
 	default: // no string of ours is longer than 64 KiB
 		w.b = append(w.b, 0xda)
 		w.b = binary.BigEndian.AppendUint16(w.b, uint16(len(v))) //nolint:gosec // see above
@@ -135,6 +135,6 @@ func (w *writer) bool(key string, v bool) {
 }
 
 func (w *writer) key(key string) {
-	w.b = append(w.b, 0xa0|byte(len(key))) // no key has more than 31 bytes
+	w.b = append(w.b, 0xa0|byte(len(key))) //nolint:gosec // no key has more than 31 bytes
 	w.b = append(w.b, key...)
 }
