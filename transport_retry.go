@@ -2,8 +2,10 @@ package mesh
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -108,4 +110,12 @@ func idempotent(req *http.Request) bool {
 		return true
 	}
 	return len(req.Header["Idempotency-Key"]) > 0 || len(req.Header["X-Idempotency-Key"]) > 0
+}
+
+// speaksOther reports whether a dial ended with the TLS alert no_application_protocol (RFC 7301, section 3.2):
+// the endpoint is well, and serves raw connections alone, for example. crypto/tls does not export the type.
+func speaksOther(err error) bool {
+	const noApplicationProtocol tls.AlertError = 120
+	oe := (*net.OpError)(nil)
+	return errors.As(err, &oe) && oe.Op == "remote error" && oe.Err.Error() == noApplicationProtocol.Error()
 }

@@ -268,3 +268,40 @@ func serveFrames(c net.Conn, answer func(*http2.Framer, uint32) error) {
 		}
 	}
 }
+
+// An endpoint that serves raw connections alone is well, although no request can use it.
+func TestTransportLeavesRawEndpointsAlone(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	raw := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"mesh/1"}})
+	accepted := make(chan struct{}, 1)
+	go func() {
+		for {
+			c, err := raw.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+			accepted <- struct{}{}
+		}
+	}()
+	w.serveAs("web")
+	orders := w.join("orders")
+	for range 10 {
+		if got := get(t, orders.HTTPClient(), "http://payments/"); got != "web" {
+			t.Fatal(got)
+		}
+	}
+	for range 50 {
+		c, err := orders.Dial(t.Context(), "tcp", "payments")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		select {
+		case <-accepted:
+			return
+		default:
+		}
+	}
+	t.Error("50 raw connections avoided the endpoint that serves them")
+}

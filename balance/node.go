@@ -10,11 +10,14 @@ import (
 const (
 	// floor is the latency, in ns, below which endpoints count as equally fast: closer
 	// than that, scheduling noise is larger than any difference worth following.
-	floor = float64(time.Millisecond)
+	floor = float64(2 * time.Millisecond)
 	// ceiling bounds what one sample, a long poll for instance, can say.
 	ceiling = float64(time.Second)
+	// penalty bounds what rejections alone add up to. It is forgotten within two seconds: long enough to
+	// keep traffic away, short enough that an endpoint which lagged behind a change of the rules comes back.
+	penalty = 32 * floor
 	// memory is how many times its own length a latency is remembered.
-	memory = 16
+	memory = 8
 	// noise is the ratio of costs that makes a difference.
 	noise = 2
 
@@ -80,24 +83,22 @@ func (n *node) claim(now clock) bool {
 	return until != 0 && now.now() >= until && n.probing.CompareAndSwap(false, true)
 }
 
-// sample records a latency in ns.
+// sample records a latency in ns. Of a rise it believes half at once.
 func (n *node) sample(d float64, now int64) {
 	d = min(max(d, floor), ceiling)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.latency()
 	w := n.remembered(old, now)
-	if avg := old*w + d*(1-w); avg > d {
-		d = avg
-	}
-	n.set(d, now)
+	n.set(max(old*w+d*(1-w), (old+d)/2), now)
 }
 
 // reject makes the endpoint less attractive although it answered, however fast.
 func (n *node) reject(d float64, now int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.set(min(max(2*n.latency(), d), ceiling), now)
+	lat := n.latency()
+	n.set(min(max(lat, min(2*lat, penalty), d), ceiling), now)
 }
 
 func (n *node) set(latency float64, now int64) {

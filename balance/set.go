@@ -5,11 +5,11 @@
 // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE TPDS 12(10),
 // 2001). The promise is the endpoint's recent latency times the requests it would have to
 // serve at once; the latency is a moving average that follows a rise at once and a fall slowly
-// (Finagle's peak EWMA, see Ousterhout's note in twitter/finagle's PeakEwma). Ours differs
-// from Finagle's in three ways: the average is remembered for a time that grows with
-// what was measured, so that a hiccup of 20 ms is forgotten in about a second; the benefit of having
-// been forgotten goes to one request at a time; and differences below a factor of two are noise, so
-// that equals share the load evenly instead of the luckiest taking it all.
+// (Finagle's peak EWMA; see the comment of its class PeakEwma). Ours differs in four ways, each so
+// that equals share the load evenly instead of the luckiest taking it all: one sample counts for half; the
+// average is remembered for a time that grows with what was measured, so that a hiccup of 20 ms is
+// forgotten in about 0.1 s; the benefit of having been forgotten goes to one request at a time; and
+// differences below a factor of two, or below 2 ms, are noise.
 //
 // An endpoint that failed is ejected for 1, 2, 4 … 30 seconds, then gets one request at a time
 // until one succeeds. Ejection never empties a set: when every endpoint is ejected, the one

@@ -191,10 +191,10 @@ func TestProbeOfForgottenLatencyIsSingle(t *testing.T) {
 		p.Done()
 		pass(time.Hour)
 		held := map[string]int{}
-		for range 100 {
+		for range 40 { // by then 40 on one are as bad as one on the other
 			held[pick(t, s).Key]++
 		}
-		between(t, "slow", held["slow"], 1, 2)
+		between(t, "slow", held["slow"], 1, 1)
 	})
 }
 

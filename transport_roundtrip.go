@@ -1,0 +1,225 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxEndpoints bounds how many endpoints a request is tried at when nothing of it was delivered, maxReplays how
+	// often it is sent again when it may have been.
+	maxEndpoints = 16
+	maxReplays   = 3
+)
+
+// roundTrip is one request on its way.
+type roundTrip struct {
+	transport *transport
+	target    target
+	set       *endpointSet
+	req       *http.Request // the caller's, never changed
+	out       http.Request  // what is sent
+	body      *requestBody  // nil when there is none
+	upgrade   bool
+
+	wroteHeaders atomic.Bool // by the current attempt
+	replays      int
+	tried        []endpoint // failed on a new connection
+	stale        []endpoint // failed on an old connection: a new one may do
+	last         error
+}
+
+func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
+	switch {
+	case req.URL == nil:
+		return nil, errors.New("mesh: nil Request.URL")
+	case req.Header == nil:
+		return nil, errors.New("mesh: nil Request.Header")
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return nil, fmt.Errorf("mesh: unsupported protocol scheme %q", req.URL.Scheme)
+	}
+	tg, host, err := urlTarget(req.URL.Host)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
+	r := &roundTrip{transport: t, target: tg, set: t.endpoints(tg), req: req}
+	if req.Body != nil && req.Body != http.NoBody {
+		r.body = &requestBody{body: req.Body}
+	}
+	r.upgrade = req.Header.Get("Upgrade") != "" && headerHasToken(req.Header["Connection"], "upgrade")
+
+	// The server is told https, since TLS it is: it sets Request.TLS by that.
+	u := *req.URL
+	u.Scheme = "https"
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		WroteHeaders: func() { r.wroteHeaders.Store(true) },
+	})
+	r.out = *req.WithContext(ctx)
+	r.out.URL = &u
+	if req.Host == "" || req.Host == req.URL.Host {
+		r.out.Host = host
+	}
+	return r, nil
+}
+
+// urlTarget reads the host of a URL: a service and, in front or behind, a named port. It also returns the host without
+// the port.
+func urlTarget(host string) (target, string, error) {
+	h, port := host, ""
+	if rest, ok := strings.CutPrefix(host, "_"); ok {
+		port, h, ok = strings.Cut(rest, ".")
+		if !ok {
+			return target{}, "", fmt.Errorf("host %q: want _port.service", host)
+		}
+		h = joinTarget(h, port)
+	}
+	t, err := parseTarget(h)
+	h, _, _ = strings.Cut(h, ":")
+	return t, h, err
+}
+
+func headerHasToken(values []string, token string) bool {
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// run tries endpoints until one answers, or trying another would not be safe.
+func (r *roundTrip) run() (*http.Response, error) {
+	for len(r.tried)+len(r.stale) < maxEndpoints {
+		view := r.set.current()
+		p, fresh, err := r.pick()
+		if err != nil {
+			if r.last == nil {
+				r.last = &DialError{Service: r.target.service, Port: r.target.port, Err: err}
+			}
+			break
+		}
+		resp, again, err := r.try(view, &p, fresh)
+		if err == nil {
+			return resp, nil
+		}
+		r.last = err
+		if !again {
+			break
+		}
+	}
+	if de := (*DialError)(nil); errors.As(r.last, &de) && len(r.tried) > 0 {
+		dup := *de // it may be shared with requests that waited for the same dial
+		dup.Attempts = len(r.tried)
+		return nil, &dup
+	}
+	return nil, r.last
+}
+
+// pick prefers an endpoint that was not tried at all to one whose old connection had died.
+func (r *roundTrip) pick() (_ picked, fresh bool, err error) {
+	p, err := r.set.pick(append(r.tried, r.stale...)...)
+	if errors.Is(err, errAllTried) && len(r.stale) > 0 {
+		p, err = r.set.pick(r.tried...)
+		return p, true, err
+	}
+	return p, false, err
+}
+
+// try makes one attempt; again says that another one is safe.
+func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Response, again bool, err error) {
+	ctx := r.req.Context()
+	c, reused, err := r.connect(view, p, fresh)
+	if err != nil {
+		again = ctx.Err() == nil && !errors.Is(err, ErrClosed)
+		if again {
+			if !speaksOther(err) {
+				p.Failed()
+			}
+			r.tried = append(r.tried, p.Key)
+		}
+		p.Done()
+		return nil, again, err
+	}
+	gotConn(ctx, c, reused)
+	r.wroteHeaders.Store(false)
+	out := r.out
+	if r.body != nil {
+		out.Body = r.body
+	}
+	start := time.Now()
+	resp, err := c.RoundTrip(&out)
+	took := time.Since(start)
+	u := &use{picked: *p, conn: c, ctx: ctx}
+	if err != nil {
+		again = r.failed(u, err, took, reused)
+		u.done()
+		return nil, again, r.wrap(u, err)
+	}
+	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden && resp.Header.Get(deniedHeader) != "" {
+		u.picked.Rejected(took)
+	} else {
+		if !reused {
+			took = 0 // setting up HTTP/2 is not the endpoint's usual latency
+		}
+		u.picked.Succeeded(took)
+	}
+	resp.Request = r.req
+	if endsWithHeader(resp) {
+		u.done()
+	} else {
+		resp.Body = u.wrapBody(resp.Body)
+	}
+	return resp, false, nil
+}
+
+// connect returns a connection to p, and whether it was used before.
+func (r *roundTrip) connect(view *endpointView, p *picked, fresh bool) (*poolConn, bool, error) {
+	for {
+		pl, err := r.transport.pool(r.target, p.Key, view)
+		if err != nil {
+			return nil, false, err
+		}
+		var c *poolConn
+		reused := false
+		if r.upgrade {
+			c, err = pl.dialSolo(r.req.Context())
+		} else {
+			c, reused, err = pl.acquire(r.req.Context(), fresh)
+		}
+		if !errors.Is(err, errPoolGone) {
+			return c, reused, err
+		}
+	}
+}
+
+// endsWithHeader reports whether nothing follows, so that a caller who doesn't close the body does no harm.
+func endsWithHeader(resp *http.Response) bool {
+	return resp.StatusCode != http.StatusSwitchingProtocols &&
+		(resp.Body == http.NoBody || resp.ContentLength == 0 || resp.Request.Method == http.MethodHead)
+}
+
+// wrap says who failed. What the caller caused, by its context or its body, it gets as it is.
+func (r *roundTrip) wrap(u *use, err error) error {
+	switch {
+	case r.req.Context().Err() != nil, r.body != nil && r.body.failure() != nil:
+		return err
+	case r.transport.ctx.Err() != nil:
+		return ErrClosed
+	}
+	return fmt.Errorf("mesh: %s at %s: %w", r.target, u.picked.Key.addr, err)
+}
+
+// gotConn tells the caller's trace which connection is used, as http.Transport does.
+func gotConn(ctx context.Context, c *poolConn, reused bool) {
+	if tr := httptrace.ContextClientTrace(ctx); tr != nil && tr.GotConn != nil {
+		tr.GotConn(httptrace.GotConnInfo{Conn: c.net, Reused: reused})
+	}
+}
