@@ -65,8 +65,8 @@ func KeyID(key ed25519.PublicKey) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// Sign returns the bundle in the form that members accept. It checks the documents first:
-// what it signs, every member of the same version can open.
+// Sign returns the bundle in the form that members accept. It opens what it made: what it
+// returns, every member of the same version takes. Its error is a [*ParseError] when a document is not valid.
 func Sign(b *Bundle, key ed25519.PrivateKey) ([]byte, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return nil, errors.New("policy: sign bundle: not an Ed25519 private key")
@@ -85,9 +85,6 @@ func Sign(b *Bundle, key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy: sign bundle: %w", err)
 	}
-	if len(body)+maxHeader > wire.MaxBundleBytes {
-		return nil, fmt.Errorf("policy: sign bundle: %d bytes of rules; at most %d fit", len(body), wire.MaxBundleBytes-maxHeader)
-	}
 	sig, err := key.Sign(nil, body, &ed25519.Options{Context: bundleContext})
 	if err != nil {
 		return nil, fmt.Errorf("policy: sign bundle: %w", err)
@@ -96,6 +93,9 @@ func Sign(b *Bundle, key ed25519.PrivateKey) ([]byte, error) {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%s %s %s\n", bundleMagic, KeyID(public), base64.StdEncoding.EncodeToString(sig))
 	out.Write(body)
+	if _, err := Open(out.Bytes(), []ed25519.PublicKey{public}, b.TrustDomain); err != nil {
+		return nil, fmt.Errorf("policy: sign bundle: members would refuse it: %w", err)
+	}
 	return out.Bytes(), nil
 }
 

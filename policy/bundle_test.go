@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,19 @@ func TestBundleRoundTrip(t *testing.T) {
 func TestSignRefuses(t *testing.T) {
 	broken := parse(t, full)
 	broken[0].Spec.Action = "permit"
+	many := make([]policy.Document, policy.MaxDocuments+1)
+	for i := range many {
+		many[i] = parse(t, doc(fmt.Sprint("p", i), "x", "deny", ""))[0]
+	}
+	large := parse(t, doc("large", "x", "deny", ""))
+	for range 3 {
+		large[0].Spec.Rules = append(large[0].Spec.Rules, policy.Rule{})
+		for range policy.MaxEntries {
+			values := slices.Repeat([]string{strings.Repeat("x", policy.MaxValueLen)}, 60)
+			r := &large[0].Spec.Rules[len(large[0].Spec.Rules)-1]
+			r.To = append(r.To, policy.Operation{Methods: values})
+		}
+	}
 	for name, tt := range map[string]struct {
 		b   policy.Bundle
 		key ed25519.PrivateKey
@@ -84,10 +98,12 @@ func TestSignRefuses(t *testing.T) {
 		"no key":          {policy.Bundle{TrustDomain: prod, Version: 1}, nil},
 		"broken document": {policy.Bundle{TrustDomain: prod, Version: 1, Documents: broken}, testKey(1)},
 		"name twice":      {policy.Bundle{TrustDomain: prod, Version: 1, Documents: parse(t, full, full)}, testKey(1)},
+		"too many":        {policy.Bundle{TrustDomain: prod, Version: 1, Documents: many}, testKey(1)},
+		"too large":       {policy.Bundle{TrustDomain: prod, Version: 1, Documents: large}, testKey(1)},
 		"year 10000":      {policy.Bundle{TrustDomain: prod, Version: 1, Issued: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}, testKey(1)},
 	} {
 		if data, err := policy.Sign(&tt.b, tt.key); err == nil {
-			t.Errorf("%s: signed %q", name, data)
+			t.Errorf("%s: signed %d bytes", name, len(data))
 		}
 	}
 }

@@ -74,7 +74,8 @@ type Source struct {
 	// as parts of a SPIFFE ID, so a prefix ends at a "/" and there is no suffix match.
 	// They are names in the mesh's own trust domain, unless TrustDomains is set.
 	Services []string `json:"services,omitempty"`
-	// NotServices are the callers that do not match, written like Services.
+	// NotServices are the callers that do not match, written like Services. A caller of a
+	// trust domain that is not meant is none of them.
 	NotServices []string `json:"notServices,omitempty"`
 	// TrustDomains are exact, or "*".
 	TrustDomains    []string `json:"trustDomains,omitempty"`

@@ -1,5 +1,25 @@
 // Package policy answers may it: who may call what. It holds the rules' document, the
 // engine that decides, and the signed bundle by which the rules travel.
+//
+// # Documents
+//
+// A [Document] allows, denies or audits calls to a service. [Parse] reads JSON; other formats
+// go through a [Node] tree and [Decode]. Both are strict: what is not understood is an error that
+// names the line and the field, never dropped.
+//
+// # Decisions
+//
+// [Compile] makes an [Engine] of documents, [Static] does without a bundle. Of the enforced
+// documents for the service, any deny that matches denies; else any allow that matches allows; else the
+// answer is no. What a layer can't see (the path, when a connection is accepted) is unavailable, which
+// is not empty: an allow that needs it does not match and a deny does. [Engine.Explain] tells how each
+// policy saw a request.
+//
+// # Bundles
+//
+// All rules of a mesh travel as one [Bundle] with a version that only grows, made by [Sign] and read by
+// [Open]. A [Syncer] follows the control plane, keeps the last good bundle on disk, and is the Authorizer of
+// a member; before its first bundle it denies everything.
 package policy
 
 import (

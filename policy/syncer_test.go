@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,6 +254,40 @@ func TestApply(t *testing.T) {
 	if err := s.Apply(signed(t, 4)); !errors.Is(err, policy.ErrSyncerClosed) {
 		t.Errorf("closed: %v", err)
 	}
+}
+
+// TestChangeUnderLoad decides while the rules change: each goroutine sees versions grow only, and
+// nobody misses the last change.
+func TestChangeUnderLoad(t *testing.T) {
+	const last = 40
+	s := newSyncer(t, nil)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			seen := uint64(0)
+			for seen < last {
+				changed := s.Changed()
+				d := s.Authorize(t.Context(), request(t, nil))
+				if d.Version < seen || (d.Verdict == policy.Allow) != (d.Version%2 == 1) {
+					t.Errorf("after v%d: %v of v%d", seen, d, d.Version)
+					return
+				}
+				if seen = d.Version; seen < last {
+					<-changed
+				}
+			}
+		})
+	}
+	for v := range uint64(last) {
+		spec := "" // an even version allows nobody
+		if v%2 == 0 {
+			spec = allowOrders
+		}
+		if err := s.Apply(signed(t, v+1, doc("p", "payments", "allow", spec))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
 }
 
 func TestWaitFirst(t *testing.T) {
