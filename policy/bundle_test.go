@@ -76,9 +76,9 @@ func TestBundleRoundTrip(t *testing.T) {
 func TestSignRefuses(t *testing.T) {
 	broken := parse(t, full)
 	broken[0].Spec.Action = "permit"
-	many := make([]policy.Document, policy.MaxDocuments+1)
+	many := slices.Repeat(parse(t, doc("p", "x", "deny", "")), policy.MaxDocuments+1)
 	for i := range many {
-		many[i] = parse(t, doc(fmt.Sprint("p", i), "x", "deny", ""))[0]
+		many[i].Metadata.Name = fmt.Sprint("p", i)
 	}
 	large := parse(t, doc("large", "x", "deny", ""))
 	for range 3 {
