@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -203,8 +204,8 @@ func (s *Server) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		// What listens, before what it needs.
-		for i := len(s.closers) - 1; i >= 0; i-- {
-			s.closed = errors.Join(s.closed, s.closers[i](ctx))
+		for _, end := range slices.Backward(s.closers) {
+			s.closed = errors.Join(s.closed, end(ctx))
 		}
 		s.wg.Wait()
 	})

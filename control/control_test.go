@@ -284,7 +284,7 @@ func TestPortTaken(t *testing.T) {
 	p := serve(t, dir)
 	at := p.Addresses()
 	p.stop()
-	ln, err := net.Listen("tcp", at.CA)
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", at.CA)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,5 +146,5 @@ func readSecret(path string) ([]byte, error) {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("%s may be read by others (mode %04o): run chmod 600 on it", path, perm)
 	}
-	return os.ReadFile(path) //nolint:gosec // the operator's own directory
+	return os.ReadFile(path)
 }

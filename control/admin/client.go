@@ -125,7 +125,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		}
 		return &UnreachableError{c.dir, err}
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 2*wire.MaxBundleBytes))
 	if err != nil {
 		return &UnreachableError{c.dir, err}

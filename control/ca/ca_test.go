@@ -49,7 +49,7 @@ func serve(t *testing.T, dir string, lifetime time.Duration) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestTokenWorksOnce(t *testing.T) {
 func TestSignRefuses(t *testing.T) {
 	s := serve(t, newDir(t), 0)
 	key := newKey(t)
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // weak on purpose
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Skip("no weak keys to be had:", err)
 	}

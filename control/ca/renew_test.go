@@ -111,7 +111,7 @@ func TestRenewalRefuses(t *testing.T) {
 			}
 		})
 	}
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // weak on purpose
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Skip("no weak keys to be had:", err)
 	}
@@ -152,7 +152,7 @@ func TestOpenRefusesDamage(t *testing.T) {
 		"empty database":     func(d string) error { return os.Truncate(d+"/ca.db", 0) },
 		"no database":        func(d string) error { return os.Remove(d + "/ca.db") },
 		"scribbled database": func(d string) error { return os.WriteFile(d+"/ca.db", bytes.Repeat([]byte("x"), 1<<16), 0o600) },
-		"open key":           func(d string) error { return os.Chmod(d+"/intermediate.key", 0o644) }, //nolint:gosec // the mistake
+		"open key":           func(d string) error { return os.Chmod(d+"/intermediate.key", 0o644) },
 		"key of another": func(d string) error {
 			b, err := os.ReadFile(d + "/provisioner.key")
 			if err != nil {

@@ -88,8 +88,7 @@ func TestErrorsTellThePlace(t *testing.T) {
 			if name == "bool" && err == nil { // YAML 1.2: a string
 				return
 			}
-			var pe *policy.ParseError
-			if !errors.As(err, &pe) {
+			if _, ok := errors.AsType[*policy.ParseError](err); !ok {
 				t.Fatalf("%+v, %v", docs, err)
 			}
 			if !strings.HasPrefix(err.Error(), "f.yaml:"+c.at) || !strings.Contains(err.Error(), c.says) {

@@ -145,8 +145,7 @@ func TestDamage(t *testing.T) {
 		}
 		got, err := store.Open(p, nil)
 		if err != nil {
-			var corrupt *store.CorruptError
-			if !errors.As(err, &corrupt) {
+			if _, ok := errors.AsType[*store.CorruptError](err); !ok {
 				t.Errorf("%s: %v", name, err)
 			}
 			return

@@ -75,11 +75,11 @@ func expand(name string) ([]string, error) {
 // readFile reads r, or the file of that name when r is nil.
 func readFile(name string, r io.Reader) ([]policy.Document, error) {
 	if r == nil {
-		f, err := os.Open(name) //nolint:gosec // the operator's choice
+		f, err := os.Open(name)
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		r = f
 	}
 	data, err := io.ReadAll(io.LimitReader(r, wire.MaxBundleBytes+1))

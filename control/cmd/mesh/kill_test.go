@@ -68,7 +68,7 @@ func TestKillLosesNothing(t *testing.T) {
 				total++
 			}
 		})
-		after := time.NewTimer(50*time.Millisecond + rand.N(150*time.Millisecond)) //nolint:gosec // any moment
+		after := time.NewTimer(50*time.Millisecond + rand.N(150*time.Millisecond))
 		<-after.C
 		p.kill(t)
 		wg.Wait()

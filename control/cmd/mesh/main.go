@@ -143,6 +143,6 @@ func (a *app) client(call func(*admin.Client) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // only closes idle connections
+	defer c.Close()
 	return call(c)
 }

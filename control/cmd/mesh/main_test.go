@@ -21,7 +21,7 @@ import (
 )
 
 // binary is the command, built once; by TestMain, so that no test pays for it.
-var binary string //nolint:gochecknoglobals // the only way from TestMain to the tests
+var binary string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "mesh")
@@ -46,7 +46,7 @@ func mesh(t *testing.T, dir, stdin string, args ...string) (code int, stdout, st
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // just built
+	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "MESH_DIR=")
 	cmd.Stdin = strings.NewReader(stdin)
@@ -88,7 +88,7 @@ type process struct {
 
 func serve(t *testing.T, dir string) *process {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary, "serve", "-o", "json", "--log-level", "error") //nolint:gosec // just built
+	cmd := exec.CommandContext(t.Context(), binary, "serve", "-o", "json", "--log-level", "error")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "MESH_DIR=")
 	cmd.Stderr = os.Stderr
