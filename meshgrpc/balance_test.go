@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/meshgrpc"
@@ -40,24 +41,27 @@ func both(t *testing.T, c pb.TestServiceClient) {
 	}
 }
 
+// In the bubble all calls take the same time.
 func TestCallsAreBalanced(t *testing.T) {
-	net := meshtest.New(t, meshtest.Allow("payments", "orders"))
-	instances(t, net, 2)
-	c := client(t, net.Join(t, "orders"), "payments")
-	both(t, c)
-	count := make(map[string]int)
-	const calls = 400
-	for range calls {
-		res, err := greet(t.Context(), c)
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		net := meshtest.New(t, meshtest.Allow("payments", "orders"))
+		instances(t, net, 2)
+		c := client(t, net.Join(t, "orders"), "payments")
+		both(t, c)
+		count := make(map[string]int)
+		const calls = 400
+		for range calls {
+			res, err := greet(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count[res.GetServerId()]++
 		}
-		count[res.GetServerId()]++
-	}
-	// A binomial of 400 with one half is outside of 200±60 once in 10⁹.
-	if count["a"] < 140 || count["b"] < 140 {
-		t.Errorf("%d calls went %v", calls, count)
-	}
+		// A binomial of 400 with one half is outside of 200±60 once in 10⁹.
+		if count["a"] < 140 || count["b"] < 140 {
+			t.Errorf("%d calls went %v", calls, count)
+		}
+	})
 }
 
 func TestCallsGoToTheLessLoaded(t *testing.T) {
@@ -165,16 +169,7 @@ func TestGracefulStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ping := func() {
-		t.Helper()
-		if err := stream.Send(&pb.StreamingOutputCallRequest{}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := stream.Recv(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ping()
+	ping(t, stream)
 	serve(t, net.Join(t, "payments"), &greeter{name: "new"})
 
 	var wg sync.WaitGroup
@@ -195,7 +190,7 @@ func TestGracefulStop(t *testing.T) {
 			break
 		}
 	}
-	ping()
+	ping(t, stream)
 	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}

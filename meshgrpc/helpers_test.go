@@ -28,6 +28,8 @@ type greeter struct {
 	name string
 	// hold, when set, is what UnaryCall waits for, after it has sent to held.
 	hold, held chan struct{}
+	// cause gets what ended its context.
+	cause chan error
 }
 
 func (g *greeter) UnaryCall(ctx context.Context, _ *pb.SimpleRequest) (*pb.SimpleResponse, error) {
@@ -36,7 +38,8 @@ func (g *greeter) UnaryCall(ctx context.Context, _ *pb.SimpleRequest) (*pb.Simpl
 		select {
 		case <-g.hold:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			g.cause <- context.Cause(ctx)
+			return &pb.SimpleResponse{}, nil // nobody should get it
 		}
 	}
 	p, _ := mesh.PeerFromContext(ctx)
@@ -71,6 +74,10 @@ func (*greeter) StreamingInputCall(s grpc.ClientStreamingServer[pb.StreamingInpu
 		}
 		n += int32(len(r.GetPayload().GetBody()))
 	}
+}
+
+func (g *greeter) HalfDuplexCall(s grpc.BidiStreamingServer[pb.StreamingOutputCallRequest, pb.StreamingOutputCallResponse]) error {
+	return g.FullDuplexCall(s)
 }
 
 func (*greeter) FullDuplexCall(s grpc.BidiStreamingServer[pb.StreamingOutputCallRequest, pb.StreamingOutputCallResponse]) error {
