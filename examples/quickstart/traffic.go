@@ -27,6 +27,8 @@ type load struct {
 type loadReport struct {
 	Requests int
 	Failed   int
+	// Repeated counts those whose answer broke off, and that orders sent again.
+	Repeated int
 	// Error is the first failure's.
 	Error string
 	// Slowest is the longest that a request took.
@@ -48,7 +50,7 @@ func (o *orders) startLoad(ctx context.Context, _ json.RawMessage) (any, error) 
 				if err == nil && out.Denied != nil {
 					err = out.Denied
 				}
-				l.count(out.Instance, time.Since(begun), err)
+				l.count(out, time.Since(begun), err)
 			}
 		})
 	}
@@ -58,7 +60,7 @@ func (o *orders) startLoad(ctx context.Context, _ json.RawMessage) (any, error) 
 	return nil, nil
 }
 
-func (l *load) count(instance string, took time.Duration, err error) {
+func (l *load) count(out outcome, took time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.report
@@ -69,7 +71,10 @@ func (l *load) count(instance string, took time.Duration, err error) {
 			r.Error = err.Error()
 		}
 	} else {
-		r.By[instance]++
+		r.By[out.Instance]++
+	}
+	if out.Repeated {
+		r.Repeated++
 	}
 	close(l.passed)
 	l.passed = make(chan struct{})
