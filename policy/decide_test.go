@@ -65,6 +65,7 @@ func port(t testing.TB, p string) *policy.Request {
 func TestRule(t *testing.T) {
 	const yes, no = true, false
 	const orders = `{"from":[{"services":["orders"]}]}`
+	const many = `{"from":[{"services":["s1","s2","s3","s4","x/*","s5","s6","s7","s8","s9","s10","s1"]}]}`
 	tests := []struct {
 		name, rule  string
 		r           *policy.Request
@@ -98,6 +99,11 @@ func TestRule(t *testing.T) {
 		{"second source", `{"from":[{"services":["a"]},{"services":["b","orders"]}]}`, request(t, nil), yes, yes},
 		{"fields are and", `{"from":[{"services":["orders"],"ips":["192.168.0.0/16"]}]}`, request(t, nil), no, no},
 		{"fields are and, or next", `{"from":[{"services":["orders"],"ips":["192.168.0.0/16"]},{"services":["orders"]}]}`, request(t, nil), yes, yes},
+
+		{"one of many", many, source(t, "s7"), yes, yes},
+		{"one of many, by prefix", many, source(t, "x/y"), yes, yes},
+		{"one of many, none", many, source(t, "s99"), no, no},
+		{"one of many, other trust domain", many, source(t, "spiffe://evil/s7"), no, no},
 
 		{"not service", `{"from":[{"notServices":["evil"]}]}`, source(t, "orders"), yes, yes},
 		{"not service, it is", `{"from":[{"notServices":["orders"]}]}`, source(t, "orders"), no, no},

@@ -34,7 +34,11 @@ func (d dice) document(name string) policy.Document {
 	doc.Spec.Service = d.pick("*", "a", "a", "a/b", "a/*", "a/b/*", "c")
 	doc.Spec.Action = policy.Action(d.pick("allow", "allow", "allow", "deny", "audit"))
 	doc.Spec.Mode = policy.Mode(d.pick("", "enforce", "enforce", "dryrun"))
-	for range d.IntN(4) {
+	rules := d.IntN(4)
+	if d.IntN(20) == 0 {
+		rules = 40 // for one source, enough to be indexed once more
+	}
+	for range rules {
 		doc.Spec.Rules = append(doc.Spec.Rules, d.rule())
 	}
 	return doc

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -72,6 +73,47 @@ func TestDestinations(t *testing.T) {
 					t.Errorf("%s for %s: %v", tt.service, dst, d)
 				}
 			}
+		}
+	}
+}
+
+// TestManyRulesForOneCaller has enough of them to be found by path.
+func TestManyRulesForOneCaller(t *testing.T) {
+	const from = `{"from":[{"services":["orders"]}],"to":[`
+	var rules []string
+	for i := range 40 {
+		rules = append(rules, fmt.Sprintf(from+`{"paths":["/p%d"]},{"methods":["GET"],"paths":["/g%d"]}]}`, i, i))
+	}
+	exact := `"rules":[` + strings.Join(rules, ",")
+	tests := []struct {
+		name, more string
+		r          *policy.Request
+		rule       int // of the allow; -1 for none
+		deny       bool
+	}{
+		{"by path", "", httpRequest(t, "POST", "/p17"), 17, true},
+		{"by path and method", "", httpRequest(t, "GET", "/g39"), 39, true},
+		{"other method", "", httpRequest(t, "POST", "/g39"), -1, false},
+		{"no such path", "", httpRequest(t, "GET", "/p40"), -1, false},
+		{"path not known", "", httpRequest(t, "GET", ""), -1, true},
+		{"deferred", "", deferred(t), 0, false},
+		{"connection", "", request(t, nil), -1, true},
+		{"gRPC", "", grpcCall(t, "a.B/C"), -1, true},
+		{"prefix beside", "," + from + `{"paths":["/x","/q/*"]}]}`, httpRequest(t, "GET", "/q/1"), 40, true},
+		{"template beside", "," + from + `{"paths":["/{a}/1"]}]}`, httpRequest(t, "GET", "/q/1"), 40, true},
+		{"operation without path beside", "," + from + `{"paths":["/x"]},{"methods":["PUT"]}]}`, httpRequest(t, "PUT", "/q/1"), 40, true},
+		{"any request beside", `,{"from":[{"services":["orders"]}]}`, httpRequest(t, "PUT", "/q/1"), 40, true},
+		{"many paths beside", "," + from + `{"paths":["/1","/2","/3","/4","/5","/6","/7","/8","/9"]}]}`, httpRequest(t, "GET", "/9"), 40, true},
+	}
+	for _, tt := range tests {
+		spec := exact + tt.more + "]"
+		d := engine(t, doc("p", "payments", "allow", spec)).Authorize(t.Context(), tt.r)
+		if d.Rule != tt.rule || (d.Verdict == policy.Allow) != (tt.rule >= 0) {
+			t.Errorf("%s: allow: %v, want rule %d", tt.name, d, tt.rule)
+		}
+		d = engine(t, doc("all", "payments", "allow", `"rules":[{}]`), doc("p", "payments", "deny", spec)).Authorize(t.Context(), tt.r)
+		if (d.Verdict == policy.Deny) != tt.deny {
+			t.Errorf("%s: deny: %v", tt.name, d)
 		}
 	}
 }
