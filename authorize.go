@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/tls"
 
 	"github.com/intramesh/mesh/policy"
 )
@@ -57,6 +58,7 @@ func (m *Mesh) DeferToRequests(port ...string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.refuseHTTP = refuseHTTP
 	for _, p := range port {
 		m.deferred[p] = true
 	}
@@ -68,10 +70,20 @@ func (m *Mesh) defers(port string) bool {
 	return m.deferred[port]
 }
 
-// recheckAll decides every open connection again.
-func (m *Mesh) recheckAll(ctx context.Context) {
+// httpRefusal is how an HTTP client is told of a refusal, nil when this program serves no HTTP.
+func (m *Mesh) httpRefusal() func(context.Context, *serverConn, *tls.Conn, *DeniedError) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.refuseHTTP
+}
+
+// recheckAll decides every open connection again. Deciding takes a fraction of a microsecond, verifying a
+// certificate hundreds: it is done only when the trust bundle may have changed.
+func (m *Mesh) recheckAll(ctx context.Context, verify bool) {
 	for _, sc := range m.conns.all() {
-		sc.recheck(ctx)
+		if !verify || sc.verify() {
+			sc.recheck(ctx)
+		}
 	}
 }
 
@@ -81,12 +93,16 @@ func (m *Mesh) watch(ctx context.Context) {
 	if u, ok := m.identity.(interface{ Updated() <-chan struct{} }); ok {
 		updated = u.Updated()
 	}
+	verify := true
+	rules, trust := changed(m.policy), changed(m.identity)
 	for {
-		rules, trust := changed(m.policy), changed(m.identity)
-		m.recheckAll(ctx) // after the channels were taken: no change is missed
+		m.recheckAll(ctx, verify) // after the channels were taken: no change is missed
+		verify = true
 		select {
 		case <-rules:
+			rules, verify = changed(m.policy), false
 		case <-trust:
+			trust = changed(m.identity)
 		case <-updated:
 		case <-ctx.Done():
 			return

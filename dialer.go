@@ -40,6 +40,11 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if m.ctx.Err() != nil {
 		return nil, &DialError{Service: t.service, Port: t.port, Err: ErrClosed}
 	}
+	return m.dial(ctx, t, []string{alpnMesh})
+}
+
+// dial connects to the least loaded endpoint that can be reached. Until it is closed the connection counts as its load.
+func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, error) {
 	set := m.balance.endpoints(t)
 	var tried []endpoint
 	var last error
@@ -51,10 +56,9 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 			}
 			break
 		}
-		c, err := m.dialEndpoint(ctx, t, p.Key.addr, []string{alpnMesh})
+		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
 		if err == nil {
 			p.Succeeded(0)
-			// Until it is closed the connection counts as load of its endpoint.
 			n, _ := underTLS(c)
 			n.afterClose(p.Done)
 			return c, nil

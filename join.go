@@ -9,12 +9,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
@@ -22,6 +22,7 @@ import (
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
 )
@@ -205,16 +206,36 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeout time.Duration, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	u := url.URL{Scheme: "http", Host: "mesh.control", Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
-	if err != nil {
-		return nil, err
+	m.control.Lock()
+	defer m.control.Unlock()
+	for {
+		c, used := m.control.conn, true
+		m.control.conn = nil
+		if c == nil {
+			used = false
+			raw, err := m.dial(ctx, target{service: wire.ControlService}, []string{alpnHTTP1})
+			if err != nil {
+				return nil, err
+			}
+			c = onehttp.NewConn(raw)
+		}
+		body, reuse, err := get(ctx, c, path, q, limit)
+		if reuse {
+			m.control.conn = c
+		} else {
+			_ = c.Close()
+		}
+		if err != nil && used && !reuse && ctx.Err() == nil {
+			continue // the server closed it while it was idle, or is another one now
+		}
+		return body, err
 	}
-	resp, err := m.Transport().RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	return readAnswer(resp, path, limit)
+}
+
+// controlConn is the connection to the control plane that is kept between calls.
+type controlConn struct {
+	sync.Mutex
+	conn *onehttp.Conn // nil when there is none
 }
 
 // syncRules keeps the rules in force up to date.

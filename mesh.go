@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -82,7 +83,7 @@ type Mesh struct {
 	decisions *decisionLog
 	dialed    dialedConns
 	balance   *balancers
-	web       *transport
+	control   controlConn
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -93,6 +94,10 @@ type Mesh struct {
 	closed    bool
 	listeners map[string]*listener // by named port
 	deferred  map[string]bool      // ports whose requests are decided one by one
+	// What a program without HTTP need not link is reached by these alone.
+	web        http.RoundTripper // made by the first Transport
+	closeHTTP  func()
+	refuseHTTP func(context.Context, *serverConn, *tls.Conn, *DeniedError) // set by DeferToRequests
 }
 
 // Join makes this process a member of the mesh: it gets an identity, finds the other members and the rules. Afterwards
@@ -145,7 +150,6 @@ func newMesh(cfg Config) (*Mesh, error) {
 		m.advertise = a.Unmap()
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.web = newTransport(m)
 	return m, nil
 }
 
@@ -288,7 +292,12 @@ func (m *Mesh) close(ctx context.Context) error {
 		for _, sc := range m.conns.all() {
 			_ = sc.close()
 		}
-		m.web.close()
+		m.mu.Lock()
+		closeHTTP := m.closeHTTP
+		m.mu.Unlock()
+		if closeHTTP != nil {
+			closeHTTP()
+		}
 		m.dialed.close()
 		<-idle
 		m.wg.Wait()

@@ -16,14 +16,21 @@ const refuseTimeout = 5 * time.Second
 // refuse tells a verified peer why it may not connect, in the protocol it speaks, and closes the
 // connection. It blocks, for refuseTimeout at most.
 func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
-	switch p := t.ConnectionState().NegotiatedProtocol; {
+	p := t.ConnectionState().NegotiatedProtocol
+	isHTTP := p == alpnHTTP2 || p == alpnHTTP1 || sc.deferred
+	switch tell := m.httpRefusal(); {
 	case sc.raw != nil:
 		sc.raw.reset(d)
-	case p == alpnHTTP2, p == alpnHTTP1, sc.deferred:
-		serveOne(ctx, sc, t, refuseTimeout, func(w http.ResponseWriter, r *http.Request) { writeDenied(w, r, d) })
+	case isHTTP && tell != nil:
+		tell(ctx, sc, t, d)
 	default:
 		_ = t.Close() // a protocol of which we know no word
 	}
+}
+
+// refuseHTTP answers one request with the denial.
+func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
+	serveOne(ctx, sc, t, refuseTimeout, func(w http.ResponseWriter, r *http.Request) { writeDenied(w, r, d) })
 }
 
 // problem is an RFC 9457 problem document.

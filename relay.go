@@ -1,12 +1,10 @@
 package mesh
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
 )
 
@@ -34,25 +33,27 @@ func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
 		_ = t.Close() // what holds the mesh together is for its members
 		return
 	}
-	serveOne(ctx, sc, t, relayTimeout, func(w http.ResponseWriter, r *http.Request) {
+	_ = t.SetDeadline(time.Now().Add(relayTimeout))
+	err := onehttp.Serve(t, func(r *http.Request) (int, []byte) {
 		switch {
 		case r.Method == http.MethodGet && r.URL.Path == wire.PathJoin && m.joinInfo != nil:
-			_, _ = w.Write(m.joinInfo)
+			return http.StatusOK, m.joinInfo
 		case r.Method == http.MethodGet && r.URL.Path == wire.PathBundle && m.rules != nil:
 			after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
-			if err != nil {
-				http.Error(w, "after is not a version", http.StatusBadRequest)
-				return
+			switch {
+			case err != nil:
+				return http.StatusBadRequest, nil
+			case m.rules.Version() <= after:
+				return http.StatusNoContent, nil
 			}
-			if m.rules.Version() <= after {
-				w.WriteHeader(http.StatusNoContent)
-				return
-			}
-			_, _ = w.Write(m.rules.Bundle())
-		default:
-			http.NotFound(w, r)
+			return http.StatusOK, m.rules.Bundle()
 		}
+		return http.StatusNotFound, nil
 	})
+	if err != nil {
+		m.log.Debug("a peer's question failed", "source", sc.net.peer.ID.String(), "error", err)
+	}
+	_ = t.Close()
 }
 
 // askPeer asks one member, whoever of the trust domain it is. A nil answer and a nil error is 204.
@@ -63,22 +64,29 @@ func (m *Mesh) askPeer(ctx context.Context, addr netip.AddrPort, path string, q 
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-	u := url.URL{Scheme: "https", Host: "peer", Path: path, RawQuery: q.Encode()}
+	conn := onehttp.NewConn(c)
+	defer conn.Close()
+	body, _, err := get(ctx, conn, path, q, limit)
+	return body, err
+}
+
+// get makes one request of those in package wire. A nil body and a nil error is 204.
+func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit int64) (body []byte, reuse bool, err error) {
+	u := url.URL{Scheme: "https", Host: "mesh", Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	req.Close = true
-	if err := req.Write(c); err != nil {
-		return nil, err
+	status, body, reuse, err := c.Do(ctx, req, limit)
+	switch {
+	case err != nil:
+		return nil, false, fmt.Errorf("%s: %w", path, err)
+	case status == http.StatusNoContent:
+		return nil, reuse, nil
+	case status != http.StatusOK:
+		return nil, reuse, fmt.Errorf("%s: the answer is %d %s", path, status, http.StatusText(status))
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, limit+maxOneHeader)), req)
-	if err != nil {
-		return nil, err
-	}
-	return readAnswer(resp, path, limit)
+	return body, reuse, nil
 }
 
 // askPeers asks a few members in random order until one has an answer.
@@ -121,21 +129,4 @@ func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
 		}
 	}
 	return addrs
-}
-
-// readAnswer reads a bounded body. A nil body and a nil error is 204.
-func readAnswer(resp *http.Response, path string, limit int64) ([]byte, error) {
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case int64(len(body)) > limit:
-		return nil, fmt.Errorf("%s: the answer is longer than %d bytes", path, limit)
-	case resp.StatusCode == http.StatusNoContent:
-		return nil, nil
-	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s: the answer is %s", path, resp.Status)
-	}
-	return body, nil
 }

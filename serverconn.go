@@ -97,7 +97,7 @@ func (sc *serverConn) register() bool {
 	if !sc.mesh.conns.add(sc) {
 		return false
 	}
-	expiry := time.AfterFunc(time.Until(sc.net.peer.Expiry), func() { sc.recheck(sc.mesh.ctx) })
+	expiry := time.AfterFunc(time.Until(sc.net.peer.Expiry), func() { sc.verify() })
 	sc.net.afterClose(func() {
 		expiry.Stop()
 		sc.mesh.conns.remove(sc)
@@ -120,19 +120,29 @@ func (sc *serverConn) request() *policy.Request {
 	return r
 }
 
+// verify closes the connection when its certificate is no longer one that we trust.
+func (sc *serverConn) verify() bool {
+	_, err := identity.Verify(sc.net.peer.chain, sc.mesh.identity)
+	if err == nil {
+		return true
+	}
+	sc.cut(&DeniedError{
+		Source: sc.net.peer.ID.String(), Destination: sc.mesh.service, Port: sc.port,
+		Decision: policy.Decision{Rule: -1, Layer: policy.LayerConnection, Reason: "the certificate is no longer valid: " + err.Error()},
+	})
+	return false
+}
+
 // recheck closes the connection when it is no longer allowed, or those of its requests that are not.
 func (sc *serverConn) recheck(ctx context.Context) {
+	_, d := sc.mesh.decide(ctx, sc.request())
 	if sc.denied.Load() != nil {
-		return // it is being refused already
-	}
-	if _, err := identity.Verify(sc.net.peer.chain, sc.mesh.identity); err != nil {
-		sc.cut(&DeniedError{
-			Source: sc.net.peer.ID.String(), Destination: sc.mesh.service, Port: sc.port,
-			Decision: policy.Decision{Rule: -1, Layer: policy.LayerConnection, Reason: "the certificate is no longer valid: " + err.Error()},
-		})
+		if d == nil && sc.raw == nil {
+			_ = sc.net.Close() // it waits to be told no for its first request, which was right until now: it may connect anew
+		}
 		return
 	}
-	if _, d := sc.mesh.decide(ctx, sc.request()); d != nil {
+	if d != nil {
 		sc.cut(d)
 		return
 	}

@@ -23,10 +23,21 @@ import (
 // Unlike http.Transport it does not ask for compression.
 //
 // All calls return the same value, which also has CloseIdleConnections. [Mesh.Close] closes its connections.
-func (m *Mesh) Transport() http.RoundTripper { return m.web }
+func (m *Mesh) Transport() http.RoundTripper {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.web == nil {
+		t := newTransport(m)
+		if m.closed {
+			t.close()
+		}
+		m.web, m.closeHTTP = t, t.close
+	}
+	return m.web
+}
 
 // HTTPClient returns a new client on top of [Mesh.Transport], without a timeout.
-func (m *Mesh) HTTPClient() *http.Client { return &http.Client{Transport: m.web} }
+func (m *Mesh) HTTPClient() *http.Client { return &http.Client{Transport: m.Transport()} }
 
 // transport balances requests over the endpoints of services.
 type transport struct {

@@ -15,7 +15,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,6 +22,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -198,37 +198,38 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	transport := &http.Transport{
-		DialContext:            c.dial,
-		TLSClientConfig:        conf,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 16 << 10,
-	}
-	// A ClientConn dials under ctx, where RoundTrip of the transport would leave a dial behind
-	// that outlives it. Nor does it follow redirects: a 3xx is a refusal like any other.
-	conn, err := transport.NewClientConn(ctx, "https", hostPort(c.url))
+	conn, err := c.connect(ctx, conf)
 	if err != nil {
 		return fmt.Errorf("connect to the CA at %s: %w", c.url, err)
 	}
 	defer conn.Close()
-	resp, err := conn.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("%s at the CA %s: %w", op, c.url, err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxCAResponse+1))
+	status, raw, _, err := conn.Do(ctx, req, maxCAResponse)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s at the CA %s: %w", op, c.url, err)
-	case len(raw) > maxCAResponse:
-		return fmt.Errorf("%s: the CA's answer is larger than %d bytes", op, maxCAResponse)
-	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated:
-		return refusal(op, resp.StatusCode, raw)
+	case status != http.StatusOK && status != http.StatusCreated:
+		return refusal(op, status, raw)
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
 		return fmt.Errorf("%s: the CA's answer is not what step-ca sends: %w", op, err)
 	}
 	return nil
+}
+
+// connect makes the TLS connection for one request.
+func (c *stepClient) connect(ctx context.Context, conf *tls.Config) (*onehttp.Conn, error) {
+	conn, err := c.dial(ctx, "tcp", hostPort(c.url))
+	if err != nil {
+		return nil, err
+	}
+	conf = conf.Clone()
+	conf.ServerName = c.url.Hostname()
+	t := tls.Client(conn, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return onehttp.NewConn(t), nil
 }
 
 func hostPort(u *url.URL) string {

@@ -1,0 +1,91 @@
+// Package onehttp speaks HTTP/1.1 on one connection: a request, its answer, and perhaps the next request. The calls
+// to the control plane need no more, and a program that uses no HTTP itself is a megabyte smaller without
+// net/http's client and server.
+package onehttp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+)
+
+// maxHeader bounds the headers of a message.
+const maxHeader = 64 << 10
+
+// ErrTooLarge is returned for an answer that is larger than the caller's limit.
+var ErrTooLarge = errors.New("the answer is too large")
+
+// A Conn carries requests one after the other. It is not safe for concurrent use.
+type Conn struct {
+	conn net.Conn
+	in   *bufio.Reader
+	src  *io.LimitedReader
+}
+
+// NewConn takes over c.
+func NewConn(c net.Conn) *Conn {
+	src := &io.LimitedReader{R: c}
+	return &Conn{conn: c, in: bufio.NewReader(src), src: src}
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Do sends a request and returns the status and the body of the answer, of at most limit bytes. It follows no redirect.
+// When ctx ends the connection is closed. After an error, and when reuse is false, the connection can only be closed.
+func (c *Conn) Do(ctx context.Context, req *http.Request, limit int64) (status int, body []byte, reuse bool, err error) {
+	defer context.AfterFunc(ctx, func() { _ = c.conn.Close() })()
+	defer func() {
+		if ctx.Err() != nil && err != nil {
+			err = context.Cause(ctx)
+		}
+	}()
+	if err := req.Write(c.conn); err != nil {
+		return 0, nil, false, err
+	}
+	c.src.N = maxHeader + limit
+	resp, err := http.ReadResponse(c.in, req)
+	for err == nil && resp.StatusCode < http.StatusOK {
+		resp, err = http.ReadResponse(c.in, req) // 1xx
+	}
+	if err != nil {
+		return 0, nil, false, fmt.Errorf("no answer: %w", unexpected(err))
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return 0, nil, false, unexpected(err)
+	case int64(len(body)) > limit:
+		return 0, nil, false, ErrTooLarge
+	}
+	return resp.StatusCode, body, !resp.Close, nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Serve reads one request without a body and sends h's answer. It does not close c.
+func Serve(c net.Conn, h func(*http.Request) (status int, body []byte)) error {
+	req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(c, maxHeader)))
+	if err != nil {
+		return err
+	}
+	status, body := h(req)
+	w := bufio.NewWriter(c)
+	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\nConnection: close\r\n", status, http.StatusText(status))
+	if status != http.StatusNoContent {
+		fmt.Fprintf(w, "Content-Length: %d\r\n", len(body))
+	}
+	_, _ = io.WriteString(w, "\r\n")
+	_, _ = w.Write(body)
+	return w.Flush()
+}

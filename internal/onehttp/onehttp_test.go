@@ -1,0 +1,142 @@
+package onehttp_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/intramesh/mesh/internal/onehttp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func dial(t *testing.T, addr string) *onehttp.Conn {
+	t.Helper()
+	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	oc := onehttp.NewConn(c)
+	t.Cleanup(func() { oc.Close() })
+	return oc
+}
+
+func request(t *testing.T, method, path, body string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://peer"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func TestDo(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		switch r.URL.Path {
+		case "/none":
+			w.WriteHeader(http.StatusNoContent)
+		case "/large":
+			_, _ = io.WriteString(w, strings.Repeat("x", 1001))
+		case "/redirect":
+			http.Redirect(w, r, "/", http.StatusFound)
+		case "/slow":
+			<-r.Context().Done()
+		case "/close":
+			w.Header().Set("Connection", "close")
+		case "/early":
+			w.WriteHeader(http.StatusEarlyHints)
+		}
+		_, _ = io.WriteString(w, r.Method+" "+string(b))
+	}))
+	defer srv.Close()
+	c := dial(t, srv.Listener.Addr().String())
+	for _, x := range []struct {
+		method, path, send string
+		status             int
+		body               string
+		reuse              bool
+	}{
+		{"GET", "/", "", 200, "GET ", true},
+		{"POST", "/", "hello", 200, "POST hello", true},
+		{"GET", "/none", "", 204, "", true},
+		{"GET", "/early", "", 200, "GET ", true},
+		{"GET", "/redirect", "", 302, "<a href=\"/\">Found</a>.\n\nGET ", true},
+		{"GET", "/close", "", 200, "GET ", false},
+	} {
+		status, body, reuse, err := c.Do(t.Context(), request(t, x.method, x.path, x.send), 1000)
+		if err != nil || status != x.status || string(body) != x.body || reuse != x.reuse {
+			t.Errorf("%s: %d %q %v %v", x.path, status, body, reuse, err)
+		}
+	}
+	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(t.Context(), request(t, "GET", "/large", ""), 1000); !errors.Is(err, onehttp.ErrTooLarge) {
+		t.Errorf("a large answer: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(ctx, request(t, "GET", "/slow", ""), 1000); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a slow answer: %v", err)
+	}
+}
+
+func TestHeadersWithoutEnd(t *testing.T) {
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	done := make(chan int)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		n := 0
+		for err == nil {
+			var k int
+			k, err = io.WriteString(c, "X: "+strings.Repeat("y", 4000)+"\r\n")
+			n += k
+		}
+		done <- n
+	}()
+	c := dial(t, ln.Addr().String())
+	if _, _, _, err := c.Do(t.Context(), request(t, "GET", "/", ""), 1000); err == nil {
+		t.Error("an endless header was taken for an answer")
+	}
+	c.Close()
+	if n := <-done; n > 64<<20 {
+		t.Errorf("%d bytes were read", n)
+	}
+}
+
+func TestServe(t *testing.T) {
+	for _, x := range []struct {
+		status int
+		body   string
+	}{{200, "rules"}, {204, ""}, {404, "no"}} {
+		a, b := net.Pipe()
+		go func() {
+			defer b.Close()
+			_ = onehttp.Serve(b, func(r *http.Request) (int, []byte) {
+				if r.URL.Path != "/v1/x" {
+					return 500, nil
+				}
+				return x.status, []byte(x.body)
+			})
+		}()
+		c := onehttp.NewConn(a)
+		status, body, reuse, err := c.Do(t.Context(), request(t, "GET", "/v1/x", ""), 100)
+		if err != nil || status != x.status || string(body) != x.body || reuse {
+			t.Errorf("got %d %q %v %v, want %d %q", status, body, reuse, err, x.status, x.body)
+		}
+		c.Close()
+	}
+}
