@@ -28,7 +28,10 @@ func NewClient(m *mesh.Mesh, target string, opts ...grpc.DialOption) (*grpc.Clie
 
 // DialOptions returns what makes grpc.NewClient a client of the mesh, for targets of the form
 // "mesh:///payments". Transport security, resolver, dialer and interceptors are part
-// of it: an option that replaces the first three ends in calls that fail.
+// of it: an option that replaces the first three ends in calls that fail. A service config of the
+// application's own has to choose the mesh's balancer:
+//
+//	{"loadBalancingConfig": [{"intramesh_balance": {}}]}
 func DialOptions(m *mesh.Mesh) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithResolvers(resolverBuilder{m}),

@@ -21,7 +21,7 @@ import (
 )
 
 // tlsConfig is that of a client without this library.
-func tlsConfig(t *testing.T, src identity.Source) *tls.Config {
+func tlsConfig(t testing.TB, src identity.Source) *tls.Config {
 	t.Helper()
 	svid, err := src.GetX509SVID()
 	if err != nil {
