@@ -118,6 +118,9 @@ func (s *StepCA) start(ctx context.Context) error {
 		return fmt.Errorf("the root's fingerprint %q is not a SHA-256 in hex", s.cfg.RootFingerprint)
 	}
 	s.client = stepClient{url: u, timeout: s.cfg.Timeout, dial: s.cfg.DialContext}
+	if s.client.dial == nil {
+		s.client.dial = new(net.Dialer).DialContext
+	}
 
 	var token *tokenClaims
 	if s.cfg.Token != "" {

@@ -16,7 +16,7 @@ import (
 // maxHeader bounds the headers of a message.
 const maxHeader = 64 << 10
 
-// ErrTooLarge is returned for an answer that is larger than the caller's limit.
+// ErrTooLarge is inside the error for an answer that is larger than the caller's limit.
 var ErrTooLarge = errors.New("the answer is too large")
 
 // A Conn carries requests one after the other. It is not safe for concurrent use.
@@ -61,7 +61,7 @@ func (c *Conn) Do(ctx context.Context, req *http.Request, limit int64) (status i
 	case err != nil:
 		return 0, nil, false, unexpected(err)
 	case int64(len(body)) > limit:
-		return 0, nil, false, ErrTooLarge
+		return 0, nil, false, fmt.Errorf("%w: larger than %d bytes", ErrTooLarge, limit)
 	}
 	return resp.StatusCode, body, !resp.Close, nil
 }
