@@ -67,7 +67,8 @@ type Snapshot struct {
 	// Endpoints are all named ports of the service, in every state, in a stable
 	// order. The slice is shared: callers must not modify it.
 	Endpoints []Endpoint
-	// Changed is closed when a newer snapshot of this service can be had. It is never nil.
+	// Changed is closed when a newer snapshot of this service can be had. It is never nil. The
+	// one of an unknown service may also be closed because another service became known.
 	Changed <-chan struct{}
 }
 

@@ -26,6 +26,11 @@ func TestCrash(t *testing.T) {
 		a.within(t, time.Second, "payments", ipB, ipC)
 		b.host.kill()
 		took := a.within(t, 5*time.Second, "payments", ipB+"?", ipC)
+		for _, m := range a.Members() {
+			if dead := m.Instance == b.Instance(); dead == m.Suspect.IsZero() || m.Self != (m.Instance == a.Instance()) {
+				t.Errorf("got %+v", m)
+			}
+		}
 		c.within(t, 5*time.Second, "payments", ipB+"?", ipC)
 		t.Logf("suspect after %v", took)
 		// Half of the endpoints are left, so the dead one expires.
@@ -44,6 +49,26 @@ func TestLastEndpointIsKeptLonger(t *testing.T) {
 		a.within(t, 5*time.Second, "payments", ipB+"?")
 		a.stays(t, 5*time.Minute, ipB+"?")
 		a.within(t, 6*time.Minute, "payments")
+	})
+}
+
+// When most of a service vanishes at once, it is likelier that we are cut off.
+func TestMostVanish(t *testing.T) {
+	inFabric(t, func(t *testing.T, f *fabric) {
+		a := f.start(t, ipA)
+		var nodes []*node
+		for i := range 5 {
+			nodes = append(nodes, f.start(t, fmt.Sprintf("10.0.1.%d", i), seedA))
+			nodes[i].serve(t, "payments")
+		}
+		for _, n := range nodes[:3] {
+			n.host.kill()
+		}
+		stale := []string{"10.0.1.0?", "10.0.1.1?", "10.0.1.2?", "10.0.1.3", "10.0.1.4"}
+		a.within(t, 20*time.Second, "payments", stale...)
+		a.stays(t, 2*time.Minute, stale...)
+		f.start(t, ipB, seedA).serve(t, "payments") // half of them is back
+		a.within(t, 2*time.Second, "payments", ipB, "10.0.1.3", "10.0.1.4")
 	})
 }
 

@@ -76,6 +76,25 @@ func TestAllAddresses(t *testing.T) {
 	discoverytest.AwaitCount(t, a, "payments", 1)
 }
 
+func TestIPv6(t *testing.T) {
+	cfg := config()
+	cfg.BindAddr = netip.MustParseAddrPort("[::1]:0")
+	if ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", cfg.BindAddr.String()); err != nil {
+		t.Skipf("no IPv6 here: %v", err)
+	} else if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a := join(t, cfg)
+	cfg.Seeds = []string{a.Addr().String()}
+	b := join(t, cfg)
+	if err := b.Register(t.Context(), discovery.Endpoint{Service: "payments", Addr: netip.MustParseAddrPort("[::]:443")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := discoverytest.AwaitCount(t, a, "payments", 1); got[0].Addr != netip.MustParseAddrPort("[::1]:443") {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestZone(t *testing.T) {
 	cfg := config()
 	cfg.Zone = "eu-west-1a"

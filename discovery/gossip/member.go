@@ -80,7 +80,6 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{})}
 	m.pool = newPool(cfg, addr)
-	m.ctx, m.cancel = context.WithCancel(context.Background())
 	list := m.listConfig()
 	t := transport.New(transport.Config{
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Logger: cfg.Logger,
@@ -94,6 +93,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Shutdown())
 	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.wg.Go(func() { m.pool.run(m.ctx) })
 	m.wg.Go(m.stayJoined)
 	return m, nil
