@@ -261,12 +261,78 @@ func serveFrames(c net.Conn, answer func(*http2.Framer, uint32) error) {
 				err = f.WritePing(true, frame.Data)
 			}
 		case *http2.MetaHeadersFrame:
+			if frame.PseudoValue("scheme") != "https" {
+				return
+			}
 			err = answer(f, frame.StreamID)
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// With many old connections that the server has closed, a request must not be used up on finding that out of each.
+func TestTransportManyStaleConnections(t *testing.T) {
+	const n = 6
+	w := newWorld(t, ordersMayCallPayments)
+	var conns sync.Map
+	var first sync.WaitGroup
+	first.Add(n)
+	payments := w.join("payments")
+	w.serveOn(payments, w.listen(payments, mesh.ListenOptions{ALPN: []string{"http/1.1"}}), func(_ http.ResponseWriter, r *http.Request) {
+		if _, second := conns.LoadOrStore(r.RemoteAddr, true); second {
+			panic(http.ErrAbortHandler)
+		}
+		if r.URL.Path == "/first" {
+			first.Done()
+			first.Wait()
+		}
+	})
+	c := w.join("orders").HTTPClient()
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			if _, err := tryGet(t.Context(), c, "http://payments/first"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	get(t, c, "http://payments/")
+}
+
+func TestTransportEjectsWhoBreaksOff(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	ln := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"h2"}})
+	var requests atomic.Int32
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			serveFrames(c, func(*http2.Framer, uint32) error {
+				requests.Add(1)
+				return net.ErrClosed
+			})
+			c.Close()
+		}
+	}()
+	w.serveAs("alive")
+	c := w.join("orders").HTTPClient()
+	for range 20 {
+		if got := get(t, c, "http://payments/"); got != "alive" {
+			t.Fatal(got)
+		}
+	}
+	if n := requests.Load(); n != 1 {
+		t.Errorf("an endpoint that breaks off was asked %d times within a second, want once", n)
+	}
+	ln.Close()
+	<-done
 }
 
 // An endpoint that serves raw connections alone is well, although no request can use it.

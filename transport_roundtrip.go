@@ -54,7 +54,7 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 	}
 	r.upgrade = req.Header.Get("Upgrade") != "" && headerHasToken(req.Header["Connection"], "upgrade")
 
-	// The server is told https, since TLS it is: it sets Request.TLS by that.
+	// TLS it is: a server may refuse the http scheme there (RFC 9113, section 8.3.1).
 	u := *req.URL
 	u.Scheme = "https"
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{

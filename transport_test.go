@@ -355,6 +355,23 @@ func TestTransportErrors(t *testing.T) {
 	}
 }
 
+// A body of which nothing was read is kept for another attempt, and must be closed all the same.
+func TestTransportClosesUnreadBody(t *testing.T) {
+	w := newWorld(t, ordersMayCallPayments)
+	w.serveHTTP(w.join("payments"), func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) })
+	pr, pw := io.Pipe()
+	req := newRequest(t, http.MethodPost, "http://payments/", pr)
+	req.Header.Set("Expect", "100-continue")
+	resp, err := w.join("orders").HTTPClient().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if _, err := io.WriteString(pw, "x"); !errors.Is(err, io.ErrClosedPipe) { // blocks until it is read or closed
+		t.Errorf("writing to a body that nobody reads: %v", err)
+	}
+}
+
 type closeCounter struct {
 	io.Reader
 	mu     sync.Mutex
