@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -116,12 +115,13 @@ func (s *Server) start(ctx context.Context) (err error) {
 }
 
 func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
-	if s.rules, err = store.Open(filepath.Join(s.cfg.Dir, rulesFile), s.checkRules); err != nil {
+	check := func(r store.Rules) error { return s.pub.check(r) } // the two need each other
+	if s.rules, err = store.Open(s.path(rulesFile), check); err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.rules.Close() })
 	s.ca, err = ca.Open(ca.Config{
-		Dir: filepath.Join(s.cfg.Dir, caDir), Host: s.settings.Advertise,
+		Dir: s.path(caDir), Host: s.settings.Advertise,
 		Lifetime: s.settings.CertificateLifetime, Logger: s.log,
 	})
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 
 // published is one version of the rules, ready to hand out.
 type published struct {
-	version uint64
-	signed  []byte
-	engine  *policy.Engine
+	rules  store.Rules
+	signed []byte
+	engine *policy.Engine
 }
 
 // publisher keeps the current rules signed.
@@ -27,6 +27,7 @@ type publisher struct {
 
 	mu      sync.Mutex
 	now     published
+	next    published     // what check prepared; it may never be stored
 	changed chan struct{} // closed at the next version
 }
 
@@ -35,27 +36,58 @@ func newPublisher(td spiffeid.TrustDomain, key ed25519.PrivateKey, rules store.S
 	return p, p.publish()
 }
 
-// publish signs the rules in the store, unless that version is out already.
-func (p *publisher) publish() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	rules := p.rules.Rules()
-	if rules.Version == p.now.version {
-		return nil
-	}
-	b := &policy.Bundle{TrustDomain: p.td, Version: rules.Version, Issued: time.Now(), Documents: rules.Documents}
+// prepare compiles and signs rules.
+func (p *publisher) prepare(r store.Rules) (published, error) {
+	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: time.Now(), Documents: r.Documents}
 	engine, err := policy.Compile(b)
 	if err != nil {
-		return err
+		return published{}, err
 	}
 	signed, err := policy.Sign(b, p.key)
 	if err != nil {
+		return published{}, err
+	}
+	return published{r, signed, engine}, nil
+}
+
+// check is the store's [store.Check]: it refuses what could not be published.
+func (p *publisher) check(r store.Rules) error {
+	next, err := p.prepare(r)
+	if err != nil {
 		return err
 	}
-	p.now = published{rules.Version, signed, engine}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = next
+	return nil
+}
+
+// publish hands out the rules in the store, unless they are out already.
+func (p *publisher) publish() error {
+	rules := p.rules.Rules() // not under our lock: the store holds its own while it asks check
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if rules.Version <= p.now.rules.Version {
+		return nil
+	}
+	if !same(p.next.rules, rules) {
+		next, err := p.prepare(rules)
+		if err != nil {
+			return err
+		}
+		p.next = next
+	}
+	p.now, p.next = p.next, published{}
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
+}
+
+// same reports whether a and b are one value: a version alone is not enough, since a change
+// that was checked may not have been stored.
+func same(a, b store.Rules) bool {
+	return a.Version == b.Version && len(a.Documents) == len(b.Documents) &&
+		(len(a.Documents) == 0 || &a.Documents[0] == &b.Documents[0])
 }
 
 // follow publishes whatever the store gets, until ctx is done.
@@ -84,7 +116,7 @@ func (p *publisher) current() (published, <-chan struct{}) {
 func (p *publisher) newer(ctx context.Context, after uint64) (published, bool) {
 	for {
 		now, changed := p.current()
-		if now.version > after {
+		if now.rules.Version > after {
 			return now, true
 		}
 		select {
@@ -93,12 +125,4 @@ func (p *publisher) newer(ctx context.Context, after uint64) (published, bool) {
 			return published{}, false
 		}
 	}
-}
-
-// checkRules refuses what could not be published, before it is stored.
-func (s *Server) checkRules(r store.Rules) error {
-	_, err := policy.Sign(&policy.Bundle{
-		TrustDomain: s.ca.TrustDomain(), Version: r.Version, Issued: time.Now(), Documents: r.Documents,
-	}, s.bundleKey)
-	return err
 }
