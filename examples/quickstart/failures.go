@@ -150,7 +150,8 @@ func (s *scenario) fromState(ctx context.Context) error {
 	return nil
 }
 
-// reason shows a denial as its error does, without the package's name.
+// reason shows a denial as its error does, without what the line says already.
 func reason(d *mesh.DeniedError) string {
-	return strings.TrimPrefix(d.Error(), "mesh: ")
+	_, why, _ := strings.Cut(d.Error(), ": denied")
+	return "denied" + why
 }
