@@ -60,10 +60,13 @@ func canonicalHost(h string) (string, error) {
 	if host, _, err := net.SplitHostPort(h); err == nil {
 		h = host
 	}
+	if inner, ok := strings.CutPrefix(h, "["); ok {
+		h = strings.TrimSuffix(inner, "]") // an IPv6 address is the same with a port and without
+	}
 	h = strings.TrimSuffix(strings.ToLower(h), ".")
 	for i := range len(h) {
 		switch c := h[i]; {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.', c == '_', c == ':', c == '[', c == ']':
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.', c == '_', c == ':':
 		default:
 			return "", badRequest("the host has a character that no name has")
 		}

@@ -2,20 +2,16 @@ package mesh
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/intramesh/mesh/internal/claims"
 	"github.com/intramesh/mesh/policy"
 )
-
-// identityHeaders are set by proxies to say who the caller is. Here only the certificate does.
-var identityHeaders = []string{ //nolint:gochecknoglobals // a constant list
-	"Forwarded-Client-Cert", "X-Forwarded-Client-Cert", "X-Client-Cert", "X-Client-Dn", "X-Ssl-Client-Cert", "X-Ssl-Client-S-Dn",
-	"X-Ssl-Client-Verify", "Ssl-Client-Cert", "X-Spiffe-Id", "Client-Cert", "Client-Cert-Chain", // the last two are RFC 9440's
-}
 
 // Handler wraps h so that the rules decide each request, with its method, path, host and headers. A request that is
 // refused gets 403 and a problem document (RFC 9457) that names the rule; the connection stays. Within h,
@@ -51,9 +47,7 @@ func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
 }
 
 func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
-	for _, k := range identityHeaders {
-		delete(r.Header, k)
-	}
+	maps.DeleteFunc(r.Header, func(k string, _ []string) bool { return claims.Has(k) })
 	path, host, err := canonical(r)
 	if err != nil {
 		req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: r.URL.Path, Host: r.Host}

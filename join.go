@@ -264,7 +264,7 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 	q := url.Values{
 		"after": {strconv.FormatUint(r.After, 10)}, "wait": {pollWait.String()}, "instance": {m.instance},
 	}
-	if r.Refused != 0 {
+	if r.Reason != "" {
 		q.Set("refused", strconv.FormatUint(r.Refused, 10))
 		q.Set("reason", r.Reason)
 	}
