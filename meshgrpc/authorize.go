@@ -47,8 +47,10 @@ func (a authorizer) stream(srv any, s grpc.ServerStream, info *grpc.StreamServer
 // A call is one that was let in. Whoever got it owes end.
 type call struct {
 	ctx  context.Context // the method's
-	done func()
-	tell func() // puts the denial into the trailer, once
+	stop func() bool     // ends the watch for a denial
+	over func()
+
+	once, told sync.Once
 }
 
 // admit decides a call. The context of the call that it returns is cancelled when the rules no
@@ -71,17 +73,16 @@ func (a authorizer) admit(ctx context.Context, fullMethod string) (*call, error)
 	if err != nil {
 		return nil, deny(ctx, err)
 	}
-	done = sync.OnceFunc(done)
-	c := &call{ctx: admitted}
-	c.tell = sync.OnceFunc(func() { setTrailer(admitted, deniedBy(admitted)) })
-	stop := context.AfterFunc(admitted, func() {
+	c := &call{ctx: admitted, over: done}
+	c.stop = context.AfterFunc(admitted, func() {
 		if c.abort() {
-			done() // if not, the mesh closes the connection
+			c.done() // if not, the mesh closes the connection
 		}
 	})
-	c.done = func() { stop(); done() }
 	return c, nil
 }
+
+func (c *call) done() { c.once.Do(c.over) }
 
 func errUnauthenticated() error {
 	return status.Error(codes.Unauthenticated, "the connection is not one of the mesh")
@@ -105,12 +106,16 @@ func (c *call) denied() error {
 // end ends the call and returns what denied does.
 func (c *call) end() error {
 	defer c.done()
+	c.stop()
 	err := c.denied()
 	if err != nil {
 		c.tell()
 	}
 	return err
 }
+
+// tell puts the denial into the trailer.
+func (c *call) tell() { c.told.Do(func() { setTrailer(c.ctx, deniedBy(c.ctx)) }) }
 
 // abort ends a call that is denied from outside of its method, which may be waiting for a message
 // and then no longer does. It reports whether it could: gRPC has the means, but does not promise
