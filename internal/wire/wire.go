@@ -10,7 +10,7 @@ const (
 	// PathJoin answers GET with a [Join].
 	PathJoin = "/v1/join"
 	// PathBundle answers GET with a signed bundle newer than the query's "after", or with 204
-	// when there is none within the query's "wait" (a Go duration, at most [MaxWait]).
+	// when there is none within the query's "wait" (a Go duration, held to less than a minute).
 	// The query's "refused" and "reason" report a bundle that the member did not take; "instance" says who.
 	PathBundle = "/v1/bundle"
 )
