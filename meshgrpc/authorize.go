@@ -90,8 +90,7 @@ func errUnauthenticated() error {
 
 // deniedBy returns why the rules ended a call, or nil.
 func deniedBy(ctx context.Context) *mesh.DeniedError {
-	var d *mesh.DeniedError
-	_ = errors.As(context.Cause(ctx), &d)
+	d, _ := errors.AsType[*mesh.DeniedError](context.Cause(ctx))
 	return d
 }
 
@@ -133,8 +132,8 @@ func (c *call) abort() bool {
 
 // deny makes err, which holds a *mesh.DeniedError, the result of a call.
 func deny(ctx context.Context, err error) error {
-	var d *mesh.DeniedError
-	if !errors.As(err, &d) {
+	d, ok := errors.AsType[*mesh.DeniedError](err)
+	if !ok {
 		return status.Error(codes.PermissionDenied, "the call could not be decided")
 	}
 	setTrailer(ctx, d)

@@ -33,8 +33,7 @@ func ExampleNewClient() {
 		}
 		defer cc.Close()
 		_, err = pb.NewTestServiceClient(cc).EmptyCall(ctx, &pb.Empty{})
-		var denied *mesh.DeniedError
-		if errors.As(err, &denied) {
+		if denied, ok := errors.AsType[*mesh.DeniedError](err); ok {
 			fmt.Println("ask for a rule:", denied.Policy, denied.Reason)
 		}
 		return err
