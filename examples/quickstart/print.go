@@ -77,6 +77,9 @@ func (s *step) done() {
 }
 
 func (p *printer) fail() {
+	if p.steps == 0 {
+		return
+	}
 	fmt.Fprintf(p.w, "\n%s\n", p.paint(red, fmt.Sprintf("step %d does not hold", p.steps)))
 }
 
