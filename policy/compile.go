@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/intramesh/mesh/internal/claims"
 )
 
 // compiledDoc is a document whose values are parsed.
@@ -205,6 +207,10 @@ func (c *compiler) condition(w *Condition, at *path) conditionMatch {
 			c.fail(at.at("key"), "the Host header is not seen here; use the field hosts of \"to\"")
 		case out.lower == "transfer-encoding" || out.lower == "trailer":
 			c.fail(at.at("key"), "this header is taken out of the request before it is decided")
+		case claims.Has(out.canonical):
+			c.fail(at.at("key"), "headers that claim an identity are removed before the request is decided; use \"from\"")
+		case strings.HasPrefix(out.lower, "grpc-"):
+			c.fail(at.at("key"), "the headers of gRPC itself are not seen here")
 		}
 		out.values, out.notValues = c.list(w.Values, parseHeaderValue, values), c.list(w.NotValues, parseHeaderValue, notValues)
 	case strings.HasPrefix(w.Key, "request.jwt."):

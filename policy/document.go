@@ -113,7 +113,8 @@ type Operation struct {
 //
 // A header that comes several times matches an allow rule only if every value does, and a deny
 // rule if any does; one line is one value, commas included. An absent header matches no
-// Values, and any NotValues.
+// Values, and any NotValues. Headers that no rule could see are not accepted: Host (see
+// [Operation]), gRPC's own, those that frame the message and those that claim an identity.
 type Condition struct {
 	Key       string   `json:"key"`
 	Values    []string `json:"values,omitempty"`
