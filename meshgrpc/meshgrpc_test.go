@@ -196,8 +196,7 @@ func TestMetadata(t *testing.T) {
 	net := meshtest.New(t, `{"apiVersion": "mesh/v1", "kind": "Authorization", "metadata": {"name": "tenants"},
 		"spec": {"service": "payments", "action": "allow", "rules": [
 			{"to": [{"grpc": ["grpc.testing.TestService/UnaryCall"]}],
-			 "when": [{"key": "request.header.x-tenant", "values": ["a"]}]},
-			{"when": [{"key": "request.header.x-forwarded-client-cert", "values": ["admin"]}]}]}}`)
+			 "when": [{"key": "request.header.x-tenant", "values": ["a"]}]}]}}`)
 	claimed := false
 	serve(t, net.Join(t, "payments"), &greeter{}, grpc.ChainUnaryInterceptor(
 		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
@@ -217,7 +216,6 @@ func TestMetadata(t *testing.T) {
 	}
 	wantDenied(t, call("x-tenant", "b"), "grpc")
 	wantDenied(t, call("x-tenant", "a", "x-tenant", "b"), "grpc")
-	wantDenied(t, call("x-forwarded-client-cert", "admin"), "grpc")
 	wantDenied(t, call(), "grpc")
 }
 
