@@ -112,7 +112,7 @@ func (m *Member) reach(addrs []netip.AddrPort) bool {
 	reached := make([]bool, len(addrs))
 	for i, addr := range addrs {
 		wg.Go(func() {
-			_, err := m.list.Join([]string{addr.String()})
+			err := m.wire.Exchange(m.ctx, addr.String())
 			reached[i] = err == nil
 			if err != nil && m.ctx.Err() == nil {
 				m.cfg.Logger.Debug("gossip: can't reach", "addr", addr, "error", err)

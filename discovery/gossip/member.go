@@ -25,6 +25,7 @@ type Member struct {
 	addr   netip.AddrPort
 	pool   *pool
 	list   *memberlist.Memberlist
+	wire   *transport.Transport
 	peers  *peers
 	joined chan struct{}
 	ctx    context.Context
@@ -85,7 +86,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Logger: cfg.Logger,
 		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger}),
 	})
-	list.Transport = t
+	list.Transport, m.wire = t, t
 	// Memberlist's goroutines inherit the label, by which Close finds them.
 	pprof.Do(ctx, pprof.Labels(goroutineLabel, cfg.Instance), func(context.Context) {
 		m.list, err = memberlist.Create(list)

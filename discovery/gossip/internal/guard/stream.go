@@ -72,9 +72,24 @@ func (g *Guard) states(b []byte) ([]byte, error) {
 		return nil, errMalformed
 	}
 	w := writer{b: []byte{pushPull}}
-	w.mapOf(3)
-	w.uint("Nodes", n)
-	w.uint("UserStateLen", 0)
-	w.bool("Join", head.Join)
+	w.header(n, head.Join)
 	return append(w.b, states...), nil
 }
+
+// header writes what precedes the states of a full exchange.
+func (w *writer) header(states uint32, join bool) {
+	w.mapOf(3)
+	w.uint("Nodes", states)
+	w.uint("UserStateLen", 0)
+	w.bool("Join", join)
+}
+
+// NoState returns the message that opens a full exchange and tells of nobody.
+func NoState() []byte {
+	w := writer{b: []byte{pushPull}}
+	w.header(0, false)
+	return w.b
+}
+
+// IsState reports whether a stream's message is a full exchange.
+func IsState(b []byte) bool { return len(b) > 0 && b[0] == pushPull }
