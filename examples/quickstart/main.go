@@ -50,17 +50,21 @@ func parentMain(keep bool) int {
 		s := &scenario{group: g, out: out}
 		limited, cancel := context.WithTimeoutCause(ctx, maxDuration, fmt.Errorf("not done after %v", maxDuration))
 		defer cancel()
-		if err := s.run(limited); err != nil || !keep {
+		if err := s.run(limited); err != nil {
 			return err
+		}
+		out.end()
+		if !keep {
+			return nil
 		}
 		return s.stay(limited, ctx)
 	})
 	switch {
 	case err == nil:
-		out.end()
+		fmt.Println("no process and no file is left")
 		return 0
 	case interrupted.Err() != nil:
-		fmt.Fprintln(os.Stderr, "\nquickstart: interrupted; nothing is left running")
+		fmt.Fprintln(os.Stderr, "\nquickstart: interrupted; no process and no file is left")
 		return 130
 	}
 	out.fail()

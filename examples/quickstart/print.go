@@ -84,7 +84,7 @@ func (p *printer) fail() {
 }
 
 func (p *printer) end() {
-	fmt.Fprintf(p.w, "\n%s\n", p.paint(green, fmt.Sprintf("all %d steps hold, in %.1f s; nothing is left running", p.steps, time.Since(p.begun).Seconds())))
+	fmt.Fprintf(p.w, "\n%s\n", p.paint(green, fmt.Sprintf("all %d steps hold, in %.1f s", p.steps, time.Since(p.begun).Seconds())))
 }
 
 // ms shows a duration as a person reads it.
