@@ -17,7 +17,8 @@ import (
 // Each request goes to the endpoint that promises to be done soonest, over HTTP/2 where the server speaks it, else
 // over HTTP/1.1, in which requests with an Upgrade header (WebSocket) always go. A request fails over to another
 // endpoint when nothing of it was delivered; a request that net/http calls idempotent (GET, HEAD, OPTIONS, TRACE, or with
-// an Idempotency-Key header), whose body is empty or has GetBody, also when its connection broke before the answer.
+// an Idempotency-Key header), whose body is empty or has GetBody, also when its connection broke before the answer. If
+// the answer to such a request announces its length, RoundTrip returns when the body begins.
 //
 // A denial is a response, 403: see [DeniedFromResponse]. When no endpoint could be reached the error is a *DialError.
 // Unlike http.Transport it does not ask for compression.

@@ -64,11 +64,12 @@ func (b *requestBody) failure() error {
 // rewound returns a body for another attempt; ok is false when there can be none.
 func (b *requestBody) rewound(req *http.Request) (_ *requestBody, ok bool) {
 	b.mu.Lock()
-	read := b.read
+	untouched := b.closed && !b.read
 	b.mu.Unlock()
-	if !read {
+	if untouched {
 		return &requestBody{body: b.body}, true
 	}
+	b.settle()
 	_ = b.Close()
 	if req.GetBody == nil {
 		return b, false
@@ -84,10 +85,36 @@ func (b *requestBody) rewound(req *http.Request) (_ *requestBody, ok bool) {
 type responseBody struct {
 	io.ReadCloser
 	use *use
+
+	head    []byte // read ahead, by peek
+	headErr error  // what followed it
+	buf     [512]byte
 }
 
-func (b *responseBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+// peek waits for the first byte of the body.
+func (b *responseBody) peek() error {
+	n, err := b.ReadCloser.Read(b.buf[:])
+	for n == 0 && err == nil {
+		n, err = b.ReadCloser.Read(b.buf[:])
+	}
+	b.head, b.headErr = b.buf[:n], err
+	if n > 0 || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (b *responseBody) Read(p []byte) (n int, err error) {
+	switch {
+	case len(b.head) > 0:
+		n = copy(p, b.head)
+		b.head = b.head[n:]
+		return n, nil
+	case b.headErr != nil:
+		err = b.headErr
+	default:
+		n, err = b.ReadCloser.Read(p)
+	}
 	if err != nil {
 		b.use.end(err)
 	}
@@ -102,7 +129,7 @@ func (b *responseBody) Close() error {
 
 // upgradedBody is the connection that 101 Switching Protocols hands over.
 type upgradedBody struct {
-	responseBody
+	*responseBody
 	io.Writer
 }
 
@@ -112,12 +139,4 @@ func (b *upgradedBody) CloseWrite() error {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
-}
-
-// wrapBody makes the end of the response's body the end of the use.
-func (u *use) wrapBody(body io.ReadCloser) io.ReadCloser {
-	if w, ok := body.(io.Writer); ok {
-		return &upgradedBody{responseBody{body, u}, w}
-	}
-	return &responseBody{body, u}
 }

@@ -14,8 +14,6 @@ import (
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/discovery"
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // hanging is an instance whose requests hang until it is closed, as a crash would end them.
@@ -192,86 +190,6 @@ func TestTransportCallersBodyFails(t *testing.T) {
 	}
 }
 
-// What HTTP/2 servers say about requests that they did not look at. The texts and types by which net/http
-// reports it are not part of its interface: this test notices when they change.
-func TestTransportRepeatsWhatTheServerRefused(t *testing.T) {
-	for name, refuse := range map[string]func(*http2.Framer, uint32) error{
-		"GOAWAY":         func(f *http2.Framer, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) },
-		"REFUSED_STREAM": func(f *http2.Framer, id uint32) error { return f.WriteRSTStream(id, http2.ErrCodeRefusedStream) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, ordersMayCallPayments)
-			ln := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"h2"}})
-			var requests atomic.Int32
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				for {
-					c, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					wg.Go(func() {
-						defer c.Close()
-						serveFrames(c, func(f *http2.Framer, id uint32) error {
-							if requests.Add(1) == 1 {
-								return refuse(f, id)
-							}
-							return f.WriteHeaders(http2.HeadersFrameParam{
-								StreamID: id, EndHeaders: true, EndStream: true, BlockFragment: []byte{0x88}, // :status 200
-							})
-						})
-					})
-				}
-			})
-			orders := w.join("orders")
-			body := strings.NewReader("charge once")
-			_, err := do(orders.HTTPClient(), newRequest(t, http.MethodPost, "http://payments/", body))
-			if err != nil || requests.Load() != 2 {
-				t.Errorf("%v after %d requests", err, requests.Load())
-			}
-			orders.Close()
-			ln.Close()
-			wg.Wait()
-		})
-	}
-}
-
-// serveFrames speaks as much HTTP/2 as it takes to answer the header of each request.
-func serveFrames(c net.Conn, answer func(*http2.Framer, uint32) error) {
-	if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
-		return
-	}
-	f := http2.NewFramer(c, c)
-	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	if f.WriteSettings() != nil {
-		return
-	}
-	for {
-		frame, err := f.ReadFrame()
-		if err != nil {
-			return
-		}
-		switch frame := frame.(type) {
-		case *http2.SettingsFrame:
-			if !frame.IsAck() {
-				err = f.WriteSettingsAck()
-			}
-		case *http2.PingFrame:
-			if !frame.IsAck() {
-				err = f.WritePing(true, frame.Data)
-			}
-		case *http2.MetaHeadersFrame:
-			if frame.PseudoValue("scheme") != "https" {
-				return
-			}
-			err = answer(f, frame.StreamID)
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
 // With many old connections that the server has closed, a request must not be used up on finding that out of each.
 func TestTransportManyStaleConnections(t *testing.T) {
 	const n = 6
@@ -300,39 +218,6 @@ func TestTransportManyStaleConnections(t *testing.T) {
 	}
 	wg.Wait()
 	get(t, c, "http://payments/")
-}
-
-func TestTransportEjectsWhoBreaksOff(t *testing.T) {
-	w := newWorld(t, ordersMayCallPayments)
-	ln := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"h2"}})
-	var requests atomic.Int32
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			serveFrames(c, func(*http2.Framer, uint32) error {
-				requests.Add(1)
-				return net.ErrClosed
-			})
-			c.Close()
-		}
-	}()
-	w.serveAs("alive")
-	c := w.join("orders").HTTPClient()
-	for range 20 {
-		if got := get(t, c, "http://payments/"); got != "alive" {
-			t.Fatal(got)
-		}
-	}
-	if n := requests.Load(); n != 1 {
-		t.Errorf("an endpoint that breaks off was asked %d times within a second, want once", n)
-	}
-	ln.Close()
-	<-done
 }
 
 // An endpoint that serves raw connections alone is well, although no request can use it.

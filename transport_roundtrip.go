@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -163,6 +164,12 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		u.done()
 		return nil, again, r.wrap(u, err)
 	}
+	resp.Request = r.req
+	if err := r.deliver(u, resp); err != nil {
+		again = r.failed(u, err, took, reused)
+		_ = resp.Body.Close()
+		return nil, again, r.wrap(u, err)
+	}
 	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden && resp.Header.Get(deniedHeader) != "" {
 		u.picked.Rejected(took)
 	} else {
@@ -171,13 +178,29 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		}
 		u.picked.Succeeded(took)
 	}
-	resp.Request = r.req
+	return resp, false, nil
+}
+
+// deliver makes the end of the response's body the end of the use. Servers send header and body one after the
+// other: when the body is announced, and the request could be repeated, the response counts as soon as the body begins, so
+// that a server that dies in between fails nothing.
+func (r *roundTrip) deliver(u *use, resp *http.Response) error {
 	if endsWithHeader(resp) {
 		u.done()
-	} else {
-		resp.Body = u.wrapBody(resp.Body)
+		return nil
 	}
-	return resp, false, nil
+	body := &responseBody{ReadCloser: resp.Body, use: u}
+	resp.Body = body
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if w, ok := body.ReadCloser.(io.Writer); ok {
+			resp.Body = &upgradedBody{body, w}
+		}
+		return nil
+	}
+	if resp.ContentLength > 0 && idempotent(r.req) && (r.body == nil || r.req.GetBody != nil) {
+		return body.peek()
+	}
+	return nil
 }
 
 // connect returns a connection to p, and whether it was used before.
