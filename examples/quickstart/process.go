@@ -71,11 +71,16 @@ func withProcesses(ctx context.Context, f func(context.Context, *group) error) (
 		}
 		err = errors.Join(err, os.RemoveAll(root))
 	}()
-	err = f(ctx, g)
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx) // what f says then is only a consequence
+	if err = f(ctx, g); err == nil {
+		return nil
 	}
-	return err
+	// If a process has died, or the run was interrupted, what f says is only a consequence; it may be here first.
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(300 * time.Millisecond):
+		return err
+	}
 }
 
 // A stepError is why a step does not hold, with what may explain it.
