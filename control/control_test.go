@@ -3,7 +3,9 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,8 +30,36 @@ var anyPort = control.Listen{CA: "127.0.0.1:0", Mesh: "127.0.0.1:0", Gossip: "12
 
 func newDir(t *testing.T) string {
 	t.Helper()
+	return initDir(t, control.Settings{TrustDomain: "example.test", Listen: anyPort})
+}
+
+func initDir(t *testing.T, s control.Settings) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "mesh")
-	if err := control.Init(dir, control.Settings{TrustDomain: "example.test", Listen: anyPort}); err != nil {
+	if err := control.Init(dir, s); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// keepPorts has the control plane of dir take ports that nobody else is given by chance while
+// it restarts: below those that systems hand out for port 0.
+func keepPorts(t *testing.T, dir string) string {
+	t.Helper()
+	var addrs []any
+	for len(addrs) < 3 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
+		ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
+		if err != nil {
+			continue
+		}
+		addrs = append(addrs, addr)
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := fmt.Sprintf(`{"ca": %q, "mesh": %q, "gossip": %q}`, addrs...)
+	if err := os.WriteFile(filepath.Join(dir, "run.json"), []byte(run), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -183,6 +213,7 @@ func eventually(t *testing.T, what string, try func(context.Context) error) {
 }
 
 func TestMembersFollowTheRules(t *testing.T) {
+	t.Parallel()
 	p := serve(t, newDir(t))
 	payments, orders := p.join(t, "payments", ""), p.join(t, "orders", "")
 	echo(t, payments)
@@ -224,7 +255,8 @@ func TestMembersFollowTheRules(t *testing.T) {
 
 // TestRestart: a control plane that comes back has its rules, its ports and its members.
 func TestRestart(t *testing.T) {
-	dir, state := newDir(t), t.TempDir()
+	t.Parallel()
+	dir, state := keepPorts(t, newDir(t)), t.TempDir()
 	p := serve(t, dir)
 	at := p.Addresses()
 	b, err := p.admin.Token(t.Context(), "payments", 0)
@@ -268,7 +300,53 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// TestNames: trust domains and addresses that are less usual, each with a member.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	six := control.Listen{CA: "[::1]:0", Mesh: "[::1]:0", Gossip: "[::1]:0"}
+	for _, s := range []control.Settings{
+		{TrustDomain: "prod", Listen: anyPort},
+		{TrustDomain: "my_mesh.test", Listen: anyPort},
+		{TrustDomain: "example.test", Listen: anyPort, Advertise: "localhost"},
+		{TrustDomain: "example.test", Listen: six, Advertise: "::1"},
+	} {
+		t.Run(s.TrustDomain+" "+s.Advertise, func(t *testing.T) {
+			t.Parallel()
+			if ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", s.Listen.CA); err != nil {
+				t.Skip(err) // no IPv6
+			} else if err := ln.Close(); err != nil {
+				t.Fatal(err)
+			}
+			p := serve(t, initDir(t, s))
+			m := p.join(t, "a/b_c/d-e", filepath.Join(t.TempDir(), "state"))
+			if got, want := m.ID().String(), "spiffe://"+s.TrustDomain+"/a/b_c/d-e"; got != want {
+				t.Errorf("joined as %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// TestGone: a member that left is soon not listed any more.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	p := serve(t, newDir(t))
+	orders := p.join(t, "orders", "")
+	listed := func(ctx context.Context, want int) error {
+		members, err := p.admin.Members(ctx)
+		if err == nil && len(members) != want {
+			err = fmt.Errorf("listed: %+v", members)
+		}
+		return err
+	}
+	eventually(t, "both there", func(ctx context.Context) error { return listed(ctx, 2) })
+	if err := orders.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one gone", func(ctx context.Context) error { return listed(ctx, 1) })
+}
+
 func TestOneServerPerDirectory(t *testing.T) {
+	t.Parallel()
 	dir := newDir(t)
 	serve(t, dir)
 	if s, err := control.New(t.Context(), control.Config{Dir: dir}); err == nil {
@@ -280,7 +358,8 @@ func TestOneServerPerDirectory(t *testing.T) {
 
 // TestPortTaken: losing the port of the last run is not fatal when the settings leave it open.
 func TestPortTaken(t *testing.T) {
-	dir := newDir(t)
+	t.Parallel()
+	dir := keepPorts(t, newDir(t))
 	p := serve(t, dir)
 	at := p.Addresses()
 	p.stop()
@@ -295,6 +374,7 @@ func TestPortTaken(t *testing.T) {
 }
 
 func TestInitRefuses(t *testing.T) {
+	t.Parallel()
 	dir := newDir(t)
 	if err := control.Init(dir, control.Settings{TrustDomain: "example.test"}); err == nil || !strings.Contains(err.Error(), "never overwritten") {
 		t.Errorf("over another one: %v", err)
@@ -304,6 +384,9 @@ func TestInitRefuses(t *testing.T) {
 		{TrustDomain: "Example.test"},
 		{TrustDomain: "10.0.0.1"},
 		{TrustDomain: "a/b"},
+		{TrustDomain: "a..b"},
+		{TrustDomain: ".a"},
+		{TrustDomain: "a."},
 		{TrustDomain: "example.test", Advertise: "https://x"},
 		{TrustDomain: "example.test", Listen: control.Listen{Mesh: "7441"}},
 		{TrustDomain: "example.test", Listen: control.Listen{Mesh: "no.ip:7441"}},
@@ -321,6 +404,7 @@ func TestInitRefuses(t *testing.T) {
 }
 
 func TestSettingsAreStrict(t *testing.T) {
+	t.Parallel()
 	dir := newDir(t)
 	path := filepath.Join(dir, "mesh.yaml")
 	good, err := os.ReadFile(path)

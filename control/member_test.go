@@ -42,6 +42,7 @@ func ask(t *testing.T, m *mesh.Mesh, query string) (int, []byte) {
 }
 
 func TestJoinAnswer(t *testing.T) {
+	t.Parallel()
 	p := serve(t, newDir(t))
 	orders := p.join(t, "orders", "")
 	p.join(t, "shop", "")
@@ -63,6 +64,7 @@ func TestJoinAnswer(t *testing.T) {
 }
 
 func TestBundlePoll(t *testing.T) {
+	t.Parallel()
 	p := serve(t, newDir(t))
 	b, err := p.admin.Token(t.Context(), "orders", 0)
 	if err != nil {
@@ -123,13 +125,14 @@ func member(ctx context.Context, p *plane, instance string) (admin.Member, error
 // TestRefusalIsVisible: which member did not take which version, and why. A member can't speak
 // for another service.
 func TestRefusalIsVisible(t *testing.T) {
+	t.Parallel()
 	p := serve(t, newDir(t))
 	orders := p.join(t, "orders", "")
-	if status, _ := ask(t, orders, "/v1/bundle?after=1&instance=x1&refused=2&reason=cannot+evaluate+it"); status != http.StatusNoContent {
+	if status, _ := ask(t, orders, "/v1/bundle?after=1&instance=x1&refused=2&reason=cannot+evaluate+it%1b%5b31m"); status != http.StatusNoContent {
 		t.Fatal(status)
 	}
 	m, err := member(t.Context(), p, "x1")
-	if err != nil || m.Service != "orders" || m.State != "unseen" || m.Rules != 1 || m.Refused == nil || *m.Refused != (admin.Refusal{Version: 2, Reason: "cannot evaluate it"}) {
+	if err != nil || m.Service != "orders" || m.State != "unseen" || m.Rules != 1 || m.Refused == nil || *m.Refused != (admin.Refusal{Version: 2, Reason: "cannot evaluate it�[31m"}) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	members, err := p.admin.Members(t.Context())

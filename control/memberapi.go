@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/internal/wire"
@@ -82,10 +84,15 @@ func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
 	return q, min(max(wait, 0), maxWait), err
 }
 
-// cut bounds what a member says about itself.
+// cut bounds what a member says about itself, and makes it safe to print.
 func cut(s string, n int) string {
 	if len(s) > n {
-		return s[:n]
+		s = s[:n]
 	}
-	return s
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }

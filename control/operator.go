@@ -97,7 +97,11 @@ func (s operator) changed(ctx context.Context, r store.Result, err error) error 
 	case err != nil:
 		return err
 	}
-	s.log.InfoContext(ctx, "rules changed", "version", r.Version, "changes", r.Changes)
+	for _, c := range r.Changes {
+		if c.Change != store.Unchanged {
+			s.log.InfoContext(ctx, "rule changed", "policy", c.Name, "change", c.Change, "version", r.Version)
+		}
+	}
 	return s.pub.publish()
 }
 

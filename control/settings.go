@@ -82,6 +82,8 @@ func (s Settings) check() error {
 		return fmt.Errorf("trust_domain: %w", err)
 	} else if td.Name() != s.TrustDomain {
 		return fmt.Errorf("trust_domain: write %q instead of %q", td.Name(), s.TrustDomain)
+	} else if strings.Contains("."+s.TrustDomain+".", "..") { // a valid one that no certificate can be constrained to
+		return fmt.Errorf("trust_domain: %q has an empty part between dots", s.TrustDomain)
 	}
 	if strings.ContainsAny(s.Advertise, "/@ []") {
 		return fmt.Errorf("advertise: %q is not a host name or an IP address", s.Advertise)

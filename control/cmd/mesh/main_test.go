@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,6 +77,13 @@ func newPlane(t *testing.T) (dir string) {
 	dir = t.TempDir()
 	const addr = "127.0.0.1:0"
 	must(t, dir, "", "init", "--trust-domain", "example.test", "--listen-ca", addr, "--listen-mesh", addr, "--listen-gossip", addr)
+	// Ports that nobody else is given by chance while a test restarts it: below those that
+	// systems hand out for port 0. One that is taken is replaced.
+	first := 15000 + rand.IntN(15000)
+	run := fmt.Sprintf(`{"ca": "127.0.0.1:%d", "mesh": "127.0.0.1:%d", "gossip": "127.0.0.1:%d"}`, first, first+1, first+2)
+	if err := os.WriteFile(filepath.Join(dir, "mesh-data", "run.json"), []byte(run), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
