@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// glog, which smallstep links, starts it when the program starts.
+	// glog, below smallstep's badger, starts it when it is linked in.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
 }
 

@@ -60,11 +60,7 @@ func (s *scenario) stopLoad(ctx context.Context, step *step, both bool) error {
 	if both && (r.By[s.payments[0].Name] == 0 || r.By[s.payments[1].Name] == 0) {
 		return fmt.Errorf("only one instance served: %s", s.split(r.By))
 	}
-	repeated := ""
-	if r.Repeated > 0 {
-		repeated = fmt.Sprintf(" (%d asked again when the answer broke off)", r.Repeated)
-	}
-	step.say("HTTP", "%d requests, 0 failed%s: %s; the slowest took %s", r.Requests, repeated, s.split(r.By), ms(r.Slowest))
+	step.say("HTTP", "%d requests, 0 failed: %s; the slowest took %s", r.Requests, s.split(r.By), ms(r.Slowest))
 	return nil
 }
 

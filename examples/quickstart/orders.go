@@ -72,8 +72,6 @@ type outcome struct {
 	Server string `json:"server"`
 	// Session describes the connection's protection, where the protocol tells.
 	Session string `json:"session,omitempty"`
-	// Repeated is set when the first answer broke off.
-	Repeated bool `json:"repeated,omitempty"`
 	// Denied is why the mesh refused, nil when it did not.
 	Denied *mesh.DeniedError `json:"denied,omitempty"`
 }
@@ -95,23 +93,17 @@ func (o *orders) charge(ctx context.Context, protocol string) (outcome, error) {
 	return out, err
 }
 
-// chargeHTTP sends one request. The mesh tries it again elsewhere when an instance dies before it has answered, which the
-// Idempotency-Key makes safe. An answer that breaks off in its middle is for the application to ask for again.
 func (o *orders) chargeHTTP(ctx context.Context) (out outcome, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://payments/charge", nil)
 	if err != nil {
 		return out, err
 	}
-	req.Header.Set("Idempotency-Key", rand.Text())
-	for ; ; out.Repeated = true {
-		resp, err := o.http.Do(req)
-		if err != nil {
-			return out, err
-		}
-		if err = out.read(resp); err == nil || out.Repeated || resp.StatusCode != http.StatusOK {
-			return out, err
-		}
+	req.Header.Set("Idempotency-Key", rand.Text()) // lets the mesh try again elsewhere when an instance dies
+	resp, err := o.http.Do(req)
+	if err != nil {
+		return out, err
 	}
+	return out, out.read(resp)
 }
 
 func (out *outcome) read(resp *http.Response) error {

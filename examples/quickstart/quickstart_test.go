@@ -42,10 +42,12 @@ func TestMain(m *testing.M) {
 	if err := build.Run(); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
+	cleanup := goleak.Cleanup(func(status int) {
 		os.RemoveAll(dir)
 		os.Exit(status)
-	}))
+	})
+	// glog, below smallstep's badger, starts it when it is linked in.
+	goleak.VerifyTestMain(m, cleanup, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
 }
 
 // A run is a quickstart under test.

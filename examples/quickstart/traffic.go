@@ -27,8 +27,6 @@ type load struct {
 type loadReport struct {
 	Requests int
 	Failed   int
-	// Repeated counts those whose answer broke off, and that orders sent again.
-	Repeated int
 	// Error is the first failure's.
 	Error string
 	// Slowest is the longest that a request took.
@@ -50,7 +48,7 @@ func (o *orders) startLoad(ctx context.Context, _ json.RawMessage) (any, error) 
 				if err == nil && out.Denied != nil {
 					err = out.Denied
 				}
-				l.count(out, time.Since(begun), err)
+				l.count(out.Instance, time.Since(begun), err)
 			}
 		})
 	}
@@ -60,7 +58,7 @@ func (o *orders) startLoad(ctx context.Context, _ json.RawMessage) (any, error) 
 	return nil, nil
 }
 
-func (l *load) count(out outcome, took time.Duration, err error) {
+func (l *load) count(instance string, took time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.report
@@ -71,10 +69,7 @@ func (l *load) count(out outcome, took time.Duration, err error) {
 			r.Error = err.Error()
 		}
 	} else {
-		r.By[out.Instance]++
-	}
-	if out.Repeated {
-		r.Repeated++
+		r.By[instance]++
 	}
 	close(l.passed)
 	l.passed = make(chan struct{})
