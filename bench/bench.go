@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// A bench is one run of the program.
+type bench struct {
+	env       env
+	quick     bool
+	only      *regexp.Regexp
+	rounds    int // instead of the workload's own; 0 is those
+	roundTime time.Duration
+	log       io.Writer
+
+	pairs   map[string]*contender
+	skipped []string // notes for the report
+}
+
+// rounds holds the figures of each round of a workload, by contender. A round that failed is nil.
+type rounds map[string][]figures
+
+// series returns one figure over the rounds, NaN where it is missing.
+func (r rounds) series(contender, figure string) []float64 {
+	var s []float64
+	for _, f := range r[contender] {
+		v, ok := f[figure]
+		if !ok {
+			v = math.NaN()
+		}
+		s = append(s, v)
+	}
+	return s
+}
+
+// run measures all selected workloads.
+func (b *bench) run(ctx context.Context) ([]outcome, error) {
+	var selected []workload
+	for _, w := range workloads() {
+		if b.only.MatchString(w.name) && (!b.quick || w.quickRounds > 0) {
+			selected = append(selected, w)
+		}
+	}
+	defer b.stop()
+	b.start(ctx, selected)
+	var all []outcome
+	for _, w := range selected {
+		o, err := b.measure(ctx, w)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// start brings up the pairs of processes that the workloads need. What can't be had is left out, with a word.
+func (b *bench) start(ctx context.Context, selected []workload) {
+	b.pairs = make(map[string]*contender)
+	for _, w := range selected {
+		for _, name := range w.contenders {
+			if !w.pairs || b.pairs[name] != nil || slices.ContainsFunc(b.skipped, func(s string) bool { return s == name }) {
+				continue
+			}
+			c, err := b.env.start(ctx, name)
+			if err != nil {
+				fmt.Fprintf(b.log, "%s is left out: %v\n", name, err)
+				b.skipped = append(b.skipped, name)
+				continue
+			}
+			b.pairs[name] = c
+		}
+	}
+}
+
+func (b *bench) stop() {
+	for _, c := range b.pairs {
+		c.stop()
+	}
+}
+
+// measure runs the rounds of one workload. In each round every contender has its turn, in an order of its own, so that
+// whatever else the machine does falls on all of them.
+func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
+	var names []string
+	for _, n := range w.contenders {
+		if !w.pairs || b.pairs[n] != nil {
+			names = append(names, n)
+		}
+	}
+	n := w.rounds
+	if b.quick {
+		n = w.quickRounds
+	}
+	if b.rounds > 0 {
+		n = b.rounds
+	}
+	r := make(rounds)
+	failed := make(map[string]error)
+	start := time.Now()
+	for i := range n {
+		for _, name := range names {
+			r[name] = append(r[name], nil)
+		}
+		for _, at := range rand.Perm(len(names)) { //nolint:gosec // an order, not a secret
+			name := names[at]
+			if failed[name] != nil {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return outcome{}, err
+			}
+			f, err := w.measure(ctx, b, name)
+			if err != nil {
+				failed[name] = err
+				continue
+			}
+			r[name][i] = f
+		}
+	}
+	o := summarise(w, names, r)
+	for name, err := range failed {
+		o.Failed = append(o.Failed, fmt.Sprintf("%s: %v", name, err))
+	}
+	slices.Sort(o.Failed)
+	fmt.Fprintf(b.log, "%-22s %2d rounds in %4.1f s  %s\n", w.name, n, time.Since(start).Seconds(), o.line())
+	return o, nil
+}

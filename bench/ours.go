@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/static"
+	"github.com/intramesh/mesh/meshgrpc"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
+)
+
+// otherRules is how many rules of other services the bench's own stand among.
+const otherRules = 1000
+
+// ourPort names the mesh port of a service: raw connections come by the default one.
+func ourPort(service string) string {
+	if service == svcRaw {
+		return ""
+	}
+	return service
+}
+
+func ourServer(m material) (serverEnd, error) {
+	rules := new(switchable)
+	if err := rules.set(true); err != nil {
+		return serverEnd{}, err
+	}
+	n, err := mesh.Join(context.Background(), mesh.Config{
+		Service: serverName, Identity: m.source(), Discovery: static.New(), Policy: rules,
+	})
+	if err != nil {
+		return serverEnd{}, err
+	}
+	return serverEnd{
+		listen: func(service string) (net.Listener, error) {
+			o := mesh.ListenOptions{Port: ourPort(service)}
+			if service != svcRaw {
+				o.ALPN = alpn(service)
+			}
+			return n.Listen(context.Background(), "tcp", "127.0.0.1:0", o)
+		},
+		wrap:   func(service string, h http.Handler) http.Handler { return n.Handler(h, ourPort(service)) },
+		grpc:   func() *grpc.Server { return grpc.NewServer(meshgrpc.ServerOptions(n, ourPort(svcGRPC))...) },
+		change: func(on bool) { _ = rules.set(on) },
+	}, nil
+}
+
+func ourClient(m material, addrs map[string]string) (clientEnd, error) {
+	var endpoints []discovery.Endpoint
+	for service, addr := range addrs {
+		a, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return clientEnd{}, err
+		}
+		endpoints = append(endpoints, discovery.Endpoint{Service: serverName, Port: ourPort(service), Addr: a})
+	}
+	n, err := mesh.Join(context.Background(), mesh.Config{
+		Service: m.svid.ID.Path()[1:], Identity: m.source(), Discovery: static.New(endpoints...),
+	})
+	if err != nil {
+		return clientEnd{}, err
+	}
+	return clientEnd{
+		dial: func(ctx context.Context) (net.Conn, error) { return n.Dial(ctx, "tcp", serverName) },
+		http: func(service string) (*http.Client, string) {
+			return n.HTTPClient(), "http://_" + ourPort(service) + "." + serverName
+		},
+		grpc: func() (*grpc.ClientConn, error) { return meshgrpc.NewClient(n, serverName+":"+ourPort(svcGRPC)) },
+	}, nil
+}
+
+// ruleDocuments lets the client call everything of the server that the bench uses, among rules of other services.
+// Without all, it may no longer use raw connections.
+func ruleDocuments(all bool) []policy.Document {
+	from := []policy.Source{{Services: []string{clientName}}}
+	allow := func(name, service string, from []policy.Source, to ...policy.Operation) policy.Document {
+		return policy.Document{
+			APIVersion: policy.APIVersion, Kind: policy.Kind, Metadata: policy.Metadata{Name: name},
+			Spec: policy.Spec{Service: service, Action: policy.ActionAllow, Rules: []policy.Rule{{From: from, To: to}}},
+		}
+	}
+	docs := []policy.Document{
+		allow("http", serverName, from, policy.Operation{Methods: []string{http.MethodGet}, Paths: []string{"/bytes/{n}"}}),
+		allow("grpc", serverName, from, policy.Operation{GRPC: []string{"bench.v1.Echo/*"}}),
+	}
+	if all {
+		docs = append(docs, allow("raw", serverName, from, policy.Operation{Ports: []string{""}}))
+	}
+	for i := range otherRules {
+		docs = append(docs, allow(fmt.Sprint("other-", i), fmt.Sprint("service-", i/10),
+			[]policy.Source{{Services: []string{fmt.Sprint("caller-", i)}}}, policy.Operation{Methods: []string{http.MethodPost}}))
+	}
+	return docs
+}
+
+// switchable is an authorizer whose rules can change, as a policy.Syncer's do.
+type switchable struct {
+	mu      sync.RWMutex
+	engine  *policy.Engine
+	changed chan struct{}
+}
+
+func (s *switchable) set(all bool) error {
+	e, err := policy.Static(spiffeid.RequireTrustDomainFromString(trustDomain), ruleDocuments(all)...)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed != nil {
+		close(s.changed)
+	}
+	s.engine, s.changed = e, make(chan struct{})
+	return nil
+}
+
+func (s *switchable) Authorize(ctx context.Context, r *policy.Request) policy.Decision {
+	s.mu.RLock()
+	e := s.engine
+	s.mu.RUnlock()
+	return e.Authorize(ctx, r)
+}
+
+func (s *switchable) Changed() <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.changed
+}
+
+// connState returns the state of a contender's TLS, if it has some.
+func connState(c net.Conn) (tls.ConnectionState, bool) {
+	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		return t.ConnectionState(), true
+	}
+	return tls.ConnectionState{}, false
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+)
+
+// process is one end of one contender, in a process of its own.
+type process struct {
+	addrs  map[string]string
+	server serverEnd
+	client clientEnd
+	run    *run
+}
+
+func newProcess(s setup) (*process, error) {
+	p := new(process)
+	if s.Role == "local" {
+		return p, nil
+	}
+	m, err := loadMaterial(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	// A sidecar's own two ends speak plaintext to the proxies.
+	stack := plaintext()
+	switch s.Contender {
+	case nameTLS:
+		stack = cryptoTLS(m)
+	case nameSPIFFE:
+		stack = goSPIFFE(m)
+	}
+	switch {
+	case s.Role == "client" && s.Contender == nameOurs:
+		var c clientEnd
+		if c, err = ourClient(m, s.Addrs); err == nil {
+			p.client = c.shared()
+		}
+	case s.Role == "client":
+		p.client = stack.clientEnd(s.Addrs).shared()
+	case s.Contender == nameOurs:
+		if p.server, err = ourServer(m); err == nil {
+			err = p.serve()
+		}
+	default:
+		p.server = stack.serverEnd()
+		err = p.serve()
+	}
+	return p, err
+}
+
+// serve listens for every service. The process's end ends it.
+func (p *process) serve() error {
+	p.addrs = make(map[string]string)
+	for _, service := range []string{svcRaw, svcHTTP1, svcHTTP2, svcGRPC} {
+		ln, err := p.server.listen(service)
+		if err != nil {
+			return err
+		}
+		p.addrs[service] = ln.Addr().String()
+		switch service {
+		case svcRaw:
+			go serveRaw(ln)
+		case svcGRPC:
+			go serveGRPC(p.server.grpc(), ln)
+		default:
+			go p.serveHTTP(service, ln)
+		}
+	}
+	return nil
+}
+
+func (p *process) serveHTTP(service string, ln net.Listener) {
+	h := http.Handler(http.HandlerFunc(sendBytes))
+	if p.server.wrap != nil {
+		h = p.server.wrap(service, h)
+	}
+	s := &http.Server{Handler: h, Protocols: new(http.Protocols)} //nolint:gosec // it serves the bench alone
+	s.Protocols.SetHTTP1(service == svcHTTP1)
+	s.Protocols.SetHTTP2(service == svcHTTP2)
+	s.Protocols.SetUnencryptedHTTP2(service == svcHTTP2)
+	_ = s.Serve(ln)
+}
+
+func (p *process) do(c command) (reply, error) {
+	switch c.Op {
+	case "usage":
+		return reply{Usage: ownUsage()}, nil
+	case "change":
+		if p.server.change == nil {
+			return reply{}, errors.New("there are no rules to change")
+		}
+		p.server.change(c.On)
+		return reply{}, nil
+	case "prepare":
+		var err error
+		p.run, err = prepare(p.client, c.Load)
+		return reply{}, err
+	case "go":
+		if p.run == nil {
+			return reply{}, errors.New("nothing was prepared")
+		}
+		s, u, err := p.run.measure()
+		return reply{Sample: s, Usage: u}, err
+	case "finish":
+		if p.run != nil {
+			p.run.finish()
+			p.run = nil
+		}
+		return reply{}, nil
+	}
+	return reply{}, fmt.Errorf("unknown command %q", c.Op)
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// The protocol of raw connections: the client's first 8 bytes say what it wants of the server.
+//
+//	byte 0     what: 'e' every message of n bytes comes back, these 8 being part of the first;
+//	           's' swallow n bytes and acknowledge them with one, again and again;
+//	           'r' respond with n bytes, once
+//	bytes 4–7  n, big endian
+const (
+	rawHeader  = 8
+	maxRawSize = 1 << 24
+	rawTimeout = 10 * time.Second
+)
+
+func request(what byte, n int) []byte {
+	b := make([]byte, rawHeader)
+	b[0] = what
+	binary.BigEndian.PutUint32(b[4:], uint32(n)) //nolint:gosec // n is one of ours
+	return b
+}
+
+func serveRaw(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_ = answerRaw(c)
+		}()
+	}
+}
+
+func answerRaw(c net.Conn) error {
+	var h [rawHeader]byte
+	if _, err := io.ReadFull(c, h[:]); err != nil {
+		return err
+	}
+	n := int(binary.BigEndian.Uint32(h[4:]))
+	if n < rawHeader || n > maxRawSize {
+		return errors.New("a size out of bounds")
+	}
+	switch h[0] {
+	case 'e':
+		b := make([]byte, n)
+		copy(b, h[:])
+		for got := rawHeader; ; got = 0 {
+			if _, err := io.ReadFull(c, b[got:]); err != nil {
+				return err
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+	case 's':
+		b := make([]byte, 64<<10)
+		for left := n; ; {
+			got, err := c.Read(b[:min(left, len(b))])
+			if err != nil {
+				return err
+			}
+			if left -= got; left == 0 {
+				left = n
+				if _, err := c.Write(b[:1]); err != nil {
+					return err
+				}
+			}
+		}
+	case 'r':
+		_, err := c.Write(make([]byte, n))
+		return err
+	}
+	return errors.New("an unknown wish")
+}
+
+func dialRaw(c clientEnd) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), rawTimeout)
+	defer cancel()
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if cs, ok := connState(conn); ok {
+		if err := checkTLS(cs); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+// echoWorker sends a message and waits for it to come back.
+func echoWorker(c clientEnd, l load, _ int) (worker, error) {
+	conn, err := dialRaw(c)
+	if err != nil {
+		return worker{}, err
+	}
+	out := make([]byte, l.Size)
+	copy(out, request('e', l.Size))
+	in := make([]byte, l.Size)
+	return worker{warm: 20, close: func() { _ = conn.Close() }, op: func() (time.Duration, error) {
+		start := time.Now()
+		if _, err := conn.Write(out); err != nil {
+			return 0, err
+		}
+		_, err := io.ReadFull(conn, in)
+		return time.Since(start), err
+	}}, nil
+}
+
+// dialWorker connects, has one message come back, and closes.
+func dialWorker(c clientEnd, l load, _ int) (worker, error) {
+	out := make([]byte, l.Size)
+	copy(out, request('e', l.Size))
+	in := make([]byte, l.Size)
+	return worker{warm: 2, op: func() (time.Duration, error) {
+		start := time.Now()
+		conn, err := dialRaw(c)
+		if err != nil {
+			return 0, err
+		}
+		defer conn.Close()
+		if _, err := conn.Write(out); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(conn, in); err != nil {
+			return 0, err
+		}
+		err = conn.Close()
+		return time.Since(start), err
+	}}, nil
+}
+
+// bulkBatch is how many bytes are acknowledged at once.
+const bulkBatch = 8 << 20
+
+// bulkWorker sends writes of one size; an operation is a write, and counts once the server has acknowledged its batch.
+func bulkWorker(c clientEnd, l load, _ int) (worker, error) {
+	conn, err := dialRaw(c)
+	if err != nil {
+		return worker{}, err
+	}
+	if _, err := conn.Write(request('s', bulkBatch)); err != nil {
+		return worker{}, err
+	}
+	b, ack := make([]byte, l.Size), make([]byte, 1)
+	return worker{warm: 1, batch: bulkBatch / l.Size, close: func() { _ = conn.Close() }, op: func() (time.Duration, error) {
+		start := time.Now()
+		for range bulkBatch / l.Size {
+			if _, err := conn.Write(b); err != nil {
+				return 0, err
+			}
+		}
+		_, err := io.ReadFull(conn, ack)
+		return time.Since(start), err
+	}}, nil
+}
+
+// firstWorker times the first response on a new connection, from the request on: connecting does not count.
+func firstWorker(c clientEnd, l load, _ int) (worker, error) {
+	in := make([]byte, l.Size)
+	return worker{warm: 2, op: func() (time.Duration, error) {
+		conn, err := dialRaw(c)
+		if err != nil {
+			return 0, err
+		}
+		defer conn.Close()
+		start := time.Now()
+		if _, err := conn.Write(request('r', l.Size)); err != nil {
+			return 0, err
+		}
+		_, err = io.ReadFull(conn, in)
+		return time.Since(start), err
+	}}, nil
+}
+
+// openWorker opens Size connections, which have said one word, and keeps them.
+func openWorker(c clientEnd, l load, _ int) (worker, error) {
+	var conns []net.Conn
+	out := make([]byte, 64)
+	copy(out, request('e', len(out)))
+	return worker{
+		close: func() {
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+		},
+		batch: l.Size,
+		op: func() (time.Duration, error) {
+			start := time.Now()
+			for range l.Size {
+				conn, err := dialRaw(c)
+				if err != nil {
+					return 0, err
+				}
+				conns = append(conns, conn)
+				if _, err := conn.Write(out); err != nil {
+					return 0, err
+				}
+				if _, err := io.ReadFull(conn, out); err != nil {
+					return 0, err
+				}
+			}
+			return time.Since(start), nil
+		},
+	}, nil
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+func TestQuantile(t *testing.T) {
+	for _, tt := range []struct {
+		values []float64
+		q      float64
+		want   float64
+	}{
+		{[]float64{3}, 0.99, 3},
+		{[]float64{4, 1, 3, 2}, 0.5, 2.5},
+		{[]float64{5, 1, 3}, 0.5, 3},
+		{[]float64{0, 10}, 0.9, 9},
+		{[]float64{2, 1}, 1, 2},
+	} {
+		if got := quantile(tt.values, tt.q); math.Abs(got-tt.want) > 1e-12 {
+			t.Errorf("quantile(%v, %v) = %v, want %v", tt.values, tt.q, got, tt.want)
+		}
+	}
+	if !math.IsNaN(median(nil)) {
+		t.Error("the median of nothing is a number")
+	}
+}
+
+func TestSpread(t *testing.T) {
+	if got := spread([]float64{90, 100, 110, 100, 1000}); got != 0.1 {
+		t.Errorf("spread = %v, want 0.1: an outlier counts once", got)
+	}
+}
+
+// TestMedianIntervalIndexes compares with the published table for the sign test's interval.
+func TestMedianIntervalIndexes(t *testing.T) {
+	for n, want := range map[int]interval{6: {1, 6}, 8: {1, 8}, 9: {2, 8}, 12: {3, 10}, 15: {4, 12}, 20: {6, 15}, 30: {10, 21}} {
+		var values []float64
+		for i := range n {
+			values = append(values, float64(i+1))
+		}
+		if got, ok := medianInterval(values); !ok || got != want {
+			t.Errorf("%d values: interval %v, %v; want %v", n, got, ok, want)
+		}
+	}
+	if got, ok := medianInterval([]float64{3, 1, 2, 5, 4}); ok || got != (interval{1, 5}) {
+		t.Errorf("five values: interval %v, %v; want all of them and false", got, ok)
+	}
+}
+
+// TestMedianIntervalCovers draws from a skewed distribution whose median is known.
+func TestMedianIntervalCovers(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	hit := 0
+	const runs = 2000
+	for range runs {
+		values := make([]float64, 15)
+		for i := range values {
+			values[i] = rnd.ExpFloat64()
+		}
+		if iv, _ := medianInterval(values); iv.Low <= math.Ln2 && math.Ln2 <= iv.High {
+			hit++
+		}
+	}
+	if hit < runs*95/100 {
+		t.Errorf("the interval held the median in %d of %d runs", hit, runs)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	nan := math.NaN()
+	// The machine slows down by ten from round to round; the ratio does not care.
+	r := compare([]float64{2, 20, nan, 200, 2, 20, 200, 2000}, []float64{1, 10, 100, 100, 1, 10, 100, 1000})
+	if r.Median != 2 || r.Rounds != 7 || !r.Sure {
+		t.Errorf("compare = %+v, want a median of 2 in 7 rounds", r)
+	}
+}
+
+func TestAtMost(t *testing.T) {
+	sure := ratio{Median: 1, Interval: interval{0.9, 1.1}, Rounds: 10, Sure: true}
+	for limit, want := range map[float64]string{1.2: met, 1.1: met, 1: noisy, 0.8: missed} {
+		if got := sure.atMost(limit); got != want {
+			t.Errorf("%v–%v at most %v: %q, want %q", sure.Interval.Low, sure.Interval.High, limit, got, want)
+		}
+	}
+	few := sure
+	few.Sure = false
+	if got := few.atMost(2); got != noisy {
+		t.Errorf("too few rounds: %q, want %q", got, noisy)
+	}
+}

@@ -1,0 +1,3 @@
+package main
+
+func picture(*report) []byte { return nil }

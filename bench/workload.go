@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A workload is something that all its contenders do, round after round.
+type workload struct {
+	name  string
+	title string
+	// contenders are in the order of the report; baselines are those that the report compares with.
+	contenders []string
+	baselines  []string
+	// headline is the figure that the report and the picture show first.
+	headline string
+	goals    []goal
+	// rounds is how many a full run makes; quickRounds 0 leaves the workload out of a quick one.
+	rounds, quickRounds int
+	// measure makes one round of one contender.
+	measure func(ctx context.Context, b *bench, contender string) (figures, error)
+	// pairs says that the contenders are pairs of processes that last for the whole run.
+	pairs bool
+}
+
+// A goal bounds a ratio: the figure of ours by the baseline's. An empty baseline bounds the figure itself.
+type goal struct {
+	Contender string  `json:"contender"`
+	Figure    string  `json:"figure"`
+	Baseline  string  `json:"baseline,omitempty"`
+	AtMost    float64 `json:"at_most"`
+}
+
+func ours(figure, baseline string, atMost float64) goal {
+	return goal{nameOurs, figure, baseline, atMost}
+}
+
+// raw are the contenders that carry any protocol.
+func raw() []string {
+	return []string{namePlain, nameTLS, nameSPIFFE, nameOurs, "nginx", "haproxy", "stunnel", "ghostunnel"}
+}
+
+const (
+	fullRounds  = 15
+	quickRounds = 6
+)
+
+// loadWorkload measures one load in every contender.
+func loadWorkload(name, title, headline string, l load, quick bool, goals ...goal) workload {
+	w := workload{
+		name: name, title: title, contenders: raw(), baselines: []string{namePlain, nameTLS}, headline: headline,
+		goals: goals, rounds: fullRounds, pairs: true,
+		measure: func(_ context.Context, b *bench, contender string) (figures, error) {
+			l := l
+			l.Time = b.roundTime
+			return b.pairs[contender].measure(l)
+		},
+	}
+	if quick {
+		w.quickRounds = quickRounds
+	}
+	return w
+}
+
+// workloads returns all that there are, in the order of the report.
+func workloads() []workload {
+	var all []workload
+	for _, n := range []int{1, 16} {
+		for _, size := range []int{64, 1 << 10} {
+			// At 16 the processor is the limit, so that the time in a queue says little.
+			headline, goals := figTime, []goal(nil)
+			if n == 1 {
+				headline, goals = figP50, []goal{ours(figP50, nameTLS, 1.05)}
+			}
+			all = append(all, loadWorkload(fmt.Sprintf("echo/%s/%d", bytesName(size), n),
+				fmt.Sprintf("Echo of %s on %s", bytesName(size), connections(n)), headline,
+				load{Kind: "echo", Size: size, InFlight: n}, size == 1<<10, goals...))
+		}
+	}
+	for _, n := range []int{1, 8, 64} {
+		limit := map[int]float64{1: 0.30, 8: 0.40}[n]
+		goals := []goal{ours(figCPU, nameSPIFFE, 0.70)}
+		if limit > 0 {
+			goals = append(goals, ours(figP50, namePlain, limit), ours(figCPU, namePlain, limit))
+		}
+		w := loadWorkload(fmt.Sprintf("dial/%d", n), fmt.Sprintf("Dial, echo 64 B, close: %d at a time", n), figTime,
+			load{Kind: "dial", Size: 64, InFlight: n, MaxOps: 4096 / n}, n == 8, goals...)
+		if n == 1 {
+			w.headline = figP50
+		}
+		all = append(all, w)
+	}
+	for _, proto := range []string{"http1", "http2"} {
+		for _, n := range []int{1, 16, 64, 256} {
+			title := map[string]string{"http1": "HTTP/1.1", "http2": "HTTP/2"}[proto]
+			goals := []goal{ours(figTime, nameTLS, 1/0.97)}
+			if proto == "http1" {
+				goals = append(goals, ours(figCPU, namePlain, 1.15))
+			}
+			all = append(all, loadWorkload(fmt.Sprintf("%s/%d", proto, n), fmt.Sprintf("%s, GET of 1 KiB with rules: %d in flight", title, n),
+				figTime, load{Kind: proto, Size: 1 << 10, InFlight: n}, n == 16, goals...))
+		}
+	}
+	for _, n := range []int{1, 16, 64, 256} {
+		all = append(all, loadWorkload(fmt.Sprintf("grpc/%d", n), fmt.Sprintf("gRPC, unary call of 1 KiB with rules: %d in flight", n),
+			figTime, load{Kind: "grpc", Size: 1 << 10, InFlight: n}, n == 16, ours(figTime, nameTLS, 1/0.97)))
+	}
+	for _, n := range []int{1, 8} {
+		for _, size := range []int{16 << 10, 64 << 10, 1 << 20} {
+			limit := 1.0
+			if n == 1 && size > 16<<10 {
+				limit = 1 / 1.2
+			}
+			all = append(all, loadWorkload(fmt.Sprintf("bulk/%s/%d", bytesName(size), n),
+				fmt.Sprintf("Bulk, writes of %s on %s", bytesName(size), connections(n)), figTime,
+				load{Kind: "bulk", Size: size, InFlight: n}, n == 1 && size == 64<<10, ours(figTime, nameTLS, limit)))
+		}
+	}
+	for _, size := range []int{4 << 10, 16 << 10, 64 << 10} {
+		w := loadWorkload("first/"+bytesName(size), "First response on a new connection: "+bytesName(size), figP50,
+			load{Kind: "first", Size: size, InFlight: 1, MaxOps: 200}, false)
+		if size == 16<<10 {
+			w.goals = []goal{ours(figP50, nameTLS, 0.8)}
+		}
+		all = append(all, w)
+	}
+	return append(all, localWorkloads()...)
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+func bytesName(n int) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%dMiB", n>>20)
+	case n >= 1<<10:
+		return fmt.Sprintf("%dKiB", n>>10)
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// defaultRoundTime is how long a load runs in one round.
+const (
+	fullRoundTime  = 200 * time.Millisecond
+	quickRoundTime = 80 * time.Millisecond
+)
