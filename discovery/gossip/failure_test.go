@@ -61,6 +61,7 @@ func TestMostVanish(t *testing.T) {
 			nodes = append(nodes, f.start(t, fmt.Sprintf("10.0.1.%d", i), seedA))
 			nodes[i].serve(t, "payments")
 		}
+		a.within(t, 5*time.Second, "payments", "10.0.1.0", "10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4")
 		for _, n := range nodes[:3] {
 			n.host.kill()
 		}
