@@ -120,7 +120,7 @@ func TestRequestRuleDoesNotOpenRawListener(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Second))
 		_, _ = io.WriteString(c, "secret")
 		b, _ := io.ReadAll(c)
 		if strings.Contains(string(b), "secret") {

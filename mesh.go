@@ -64,6 +64,7 @@ type Mesh struct {
 	service     string
 	trustDomain spiffeid.TrustDomain
 	identity    identity.Source
+	verifier    *identity.Verifier
 	discovery   discovery.Resolver
 	policy      policy.Authorizer
 	log         *slog.Logger
@@ -159,6 +160,7 @@ func (m *Mesh) start(ctx context.Context) error {
 			return err
 		}
 	}
+	m.verifier = identity.NewVerifier(m.identity)
 	svid, err := m.identity.GetX509SVID()
 	if err != nil {
 		return fmt.Errorf("identity: %w", err)

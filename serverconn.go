@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/policy"
 )
 
@@ -122,7 +121,7 @@ func (sc *serverConn) request() *policy.Request {
 
 // verify closes the connection when its certificate is no longer one that we trust.
 func (sc *serverConn) verify() bool {
-	_, err := identity.Verify(sc.net.peer.chain, sc.mesh.identity)
+	_, err := sc.mesh.verifier.Verify(sc.net.peer.chain)
 	if err == nil {
 		return true
 	}

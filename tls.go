@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/intramesh/mesh/identity"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -29,7 +28,7 @@ func (m *Mesh) baseTLS(alpn []string, verify func(tls.ConnectionState) error) *t
 // authorized like a new one.
 func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 	c := m.baseTLS(alpn, func(cs tls.ConnectionState) error {
-		_, err := identity.Verify(cs.PeerCertificates, m.identity)
+		_, err := m.verifier.Verify(cs.PeerCertificates)
 		return err
 	})
 	c.ClientAuth = tls.RequireAnyClientCert
@@ -41,7 +40,7 @@ func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 // empty name, that of any service there.
 func (m *Mesh) clientTLS(service string, alpn []string) *tls.Config {
 	c := m.baseTLS(alpn, func(cs tls.ConnectionState) error {
-		id, err := identity.Verify(cs.PeerCertificates, m.identity)
+		id, err := m.verifier.Verify(cs.PeerCertificates)
 		if err != nil {
 			return err
 		}

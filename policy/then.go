@@ -1,0 +1,50 @@
+package policy
+
+import "context"
+
+// Then returns an Authorizer that asks rules, and if they allow, asks own as well: both must. own is for what
+// a document can't say. It gets connections too, at [LayerConnection] and there with Deferred set when requests will
+// follow: to decide requests alone, allow those. A Decision of own without a Policy or a Reason is completed, so that a
+// denial says where it comes from; name is what it is called there.
+//
+// Open connections are decided again when rules change, own included. own must not block: it is asked for every
+// connection and request.
+func Then(rules Authorizer, name string, own AuthorizerFunc) Authorizer {
+	return &then{rules: rules, name: name, own: own}
+}
+
+type then struct {
+	rules Authorizer
+	name  string
+	own   AuthorizerFunc
+}
+
+func (t *then) Authorize(ctx context.Context, r *Request) Decision {
+	d := t.rules.Authorize(ctx, r)
+	if d.Verdict != Allow {
+		return d
+	}
+	o := t.own(ctx, r)
+	if o.Verdict == Allow {
+		if !o.NotAfter.IsZero() && (d.NotAfter.IsZero() || o.NotAfter.Before(d.NotAfter)) {
+			d.NotAfter = o.NotAfter
+		}
+		return d
+	}
+	o.Layer, o.Version, o.Shadow = r.Layer, d.Version, d.Shadow
+	if o.Policy == "" {
+		o.Policy, o.Rule = t.name, -1
+	}
+	if o.Reason == "" {
+		o.Reason = t.name + " refuses"
+	}
+	return o
+}
+
+// Changed is that of the rules; nil, which is never, when they do not change.
+func (t *then) Changed() <-chan struct{} {
+	if c, ok := t.rules.(interface{ Changed() <-chan struct{} }); ok {
+		return c.Changed()
+	}
+	return nil
+}
