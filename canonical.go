@@ -1,8 +1,8 @@
 package mesh
 
 import (
-	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"unicode/utf8"
 )
@@ -55,21 +55,37 @@ func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
-// canonicalHost lowers, and removes the port and the final dot.
+// canonicalHost returns the host in lower case, without port, final dot and an IPv6 address's brackets. It is empty when the
+// request names none.
 func canonicalHost(h string) (string, error) {
-	if host, _, err := net.SplitHostPort(h); err == nil {
-		h = host
+	if h == "" {
+		return "", nil
 	}
-	if inner, ok := strings.CutPrefix(h, "["); ok {
-		h = strings.TrimSuffix(inner, "]") // an IPv6 address is the same with a port and without
+	if v6, port, ok := strings.Cut(h, "]"); ok {
+		addr, err := netip.ParseAddr(strings.TrimPrefix(v6, "["))
+		if err != nil || !addr.Is6() || addr.Zone() != "" || v6[0] != '[' || !isPort(port) {
+			return "", badRequest("the host is not an address")
+		}
+		return addr.String(), nil
 	}
-	h = strings.TrimSuffix(strings.ToLower(h), ".")
-	for i := range len(h) {
-		switch c := h[i]; {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.', c == '_', c == ':':
-		default:
-			return "", badRequest("the host has a character that no name has")
+	name, _, _ := strings.Cut(h, ":")
+	if !isPort(h[len(name):]) {
+		return "", badRequest("the host has a port that is not a number")
+	}
+	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.IndexFunc(label, notInHost) >= 0 {
+			return "", badRequest("the host is not a name")
 		}
 	}
-	return h, nil
+	return name, nil
+}
+
+// isPort reports whether s is a port after a host: nothing, or a colon and digits, even none (RFC 3986, section 3.2.3).
+func isPort(s string) bool {
+	return s == "" || s[0] == ':' && strings.Trim(s[1:], "0123456789") == ""
+}
+
+func notInHost(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }

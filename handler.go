@@ -48,6 +48,7 @@ func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
 
 func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
 	maps.DeleteFunc(r.Header, func(k string, _ []string) bool { return claims.Has(k) })
+	delete(r.Header, "Host") // beside :authority, HTTP/2 can carry another one
 	path, host, err := canonical(r)
 	if err != nil {
 		req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: r.URL.Path, Host: r.Host}
@@ -69,6 +70,9 @@ func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc 
 	defer done()
 	r = r.WithContext(ContextWithPeer(ctx, sc.net.peer))
 	r.Host = host
+	if r.URL.Host != "" {
+		r.URL.Host = host // the target was in the absolute form
+	}
 	h.ServeHTTP(w, r)
 }
 
@@ -109,6 +113,9 @@ var standardMethods = []string{ //nolint:gochecknoglobals // a constant list
 func canonical(r *http.Request) (path, host string, err error) {
 	if up := strings.ToUpper(r.Method); up != r.Method && slices.Contains(standardMethods, up) {
 		return "", "", badRequest("method " + up + " is not in upper case")
+	}
+	if r.ProtoMajor > 1 && r.URL.IsAbs() {
+		return "", "", badRequest("the path has a host of its own")
 	}
 	if path, err = canonicalPath(r); err != nil {
 		return "", "", err

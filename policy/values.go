@@ -181,8 +181,8 @@ func parseHost(v *values, s string) error {
 	if sh != shapeAny && text == "" {
 		return errors.New("is empty")
 	}
-	if addr, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil && addr.Is6() {
-		v.add(sh, text)
+	if addr, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil && addr.Is6() && addr.Zone() == "" {
+		v.add(sh, addr.String())
 		return nil
 	}
 	if strings.IndexFunc(text, notInName) >= 0 {
