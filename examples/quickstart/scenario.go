@@ -269,7 +269,7 @@ func (s *scenario) spread(ctx context.Context) error {
 		}
 		late := ""
 		if round > 1 {
-			late = fmt.Sprintf(" (round %d)", round)
+			late = fmt.Sprintf(" (after %s: being refused or slow counts against an instance for a moment)", ms(time.Since(begun)))
 		}
 		step.say(protocol, "%d calls: %s%s", calls, s.split(by), late)
 	}
