@@ -82,6 +82,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // start starts the parts in the order in which they need each other. The store comes first: its
 // lock keeps a second server out of the directory.
 func (s *Server) start(ctx context.Context) (err error) {
+	if _, err := admin.SocketPath(s.cfg.Dir); err != nil {
+		return err
+	}
 	if s.settings, err = loadSettings(s.cfg.Dir); err != nil {
 		return err
 	}

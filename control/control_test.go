@@ -356,21 +356,28 @@ func TestOneServerPerDirectory(t *testing.T) {
 	}
 }
 
-// TestPortTaken: losing the port of the last run is not fatal when the settings leave it open.
+// TestPortTaken: losing a port of the last run is not fatal when the settings leave it open.
 func TestPortTaken(t *testing.T) {
 	t.Parallel()
 	dir := keepPorts(t, newDir(t))
 	p := serve(t, dir)
 	at := p.Addresses()
 	p.stop()
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", at.CA)
+	ca, err := new(net.ListenConfig).Listen(t.Context(), "tcp", at.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	if got := serve(t, dir).Addresses(); got.CA == at.CA || got.Mesh != at.Mesh {
+	defer ca.Close()
+	gossip, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", at.Gossip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gossip.Close()
+	again := serve(t, dir)
+	if got := again.Addresses(); got.CA == at.CA || got.Gossip == at.Gossip || got.Mesh != at.Mesh {
 		t.Errorf("came back at %+v, was at %+v", got, at)
 	}
+	again.join(t, "orders", "")
 }
 
 func TestInitRefuses(t *testing.T) {

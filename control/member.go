@@ -80,12 +80,12 @@ func (s *Server) authorize(_ context.Context, r *policy.Request) policy.Decision
 	return d
 }
 
-// httpServer is one whose answers may take as long as a long poll.
+// httpServer is one whose answers may take as long as a long poll. (A ReadTimeout would end an
+// HTTP/1.1 request that waits for its answer.)
 func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      maxWait + 15*time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,

@@ -75,7 +75,7 @@ func (c *CA) context(next http.Handler) http.Handler {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		}
 		next.ServeHTTP(rl, r.WithContext(ctx))
-		if r.Method == http.MethodPost {
+		if r.Method == http.MethodPost && rl.StatusCode() != http.StatusNotFound {
 			c.logOutcome(ctx, r, rl)
 		}
 	})

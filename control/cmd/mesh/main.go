@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/intramesh/mesh/control/admin"
@@ -102,6 +103,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "mesh",
 		Short:         "Run a mesh's control plane, and talk to it",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -123,6 +125,14 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.tokenCommand(), a.policyCommand(), a.membersCommand(), a.explainCommand())
 	a.mark(root)
 	return root
+}
+
+// version is that of the module, as go install recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // mark notes when a command runs: errors before that are about how it was called.

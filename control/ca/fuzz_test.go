@@ -1,0 +1,51 @@
+package ca_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/intramesh/mesh/control/ca"
+)
+
+// FuzzSign: whatever a stranger sends, it is refused and nothing breaks.
+func FuzzSign(f *testing.F) {
+	dir := f.TempDir() + "/ca"
+	if err := ca.Create(dir, trustDomain); err != nil {
+		f.Fatal(err)
+	}
+	c, err := ca.Open(ca.Config{Dir: dir, Host: "127.0.0.1"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			f.Error(err)
+		}
+	})
+	// A good token, so that what comes after it is reached too; no seed has a CSR to go with it.
+	token, err := c.Token("orders", "127.0.0.1:443", time.Hour)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("/sign", `{"csr":"-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n","ott":"TOKEN"}`)
+	f.Add("/sign", `{"csr":"","ott":"TOKEN","notAfter":"24h","templateData":{}}`)
+	f.Add("/1.0/rekey", `{"csr":null}`)
+	f.Add("/renew", ``)
+	f.Add("/sign", `{"ott":"a.b.c"}{}`)
+	h := c.Server().Handler
+	f.Fuzz(func(t *testing.T, path, body string) {
+		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " ?#%\x7f") || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return // no request line has it
+		}
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(strings.ReplaceAll(body, "TOKEN", token)))
+		r.TLS = nil
+		h.ServeHTTP(w, r)
+		if w.Code < 400 || w.Code >= 500 {
+			t.Errorf("%s %q: %d %s", path, body, w.Code, w.Body)
+		}
+	})
+}
