@@ -146,7 +146,9 @@ func (f *fabric) startWith(t *testing.T, ip string, cfg gossip.Config) *node {
 	t.Helper()
 	h := f.host(ip)
 	cfg.Network = h
-	cfg.BindAddr = netip.AddrPortFrom(h.Addr(), 7946)
+	if !cfg.BindAddr.IsValid() {
+		cfg.BindAddr = netip.AddrPortFrom(h.Addr(), 7946)
+	}
 	if cfg.Keys == nil {
 		cfg.Keys = [][]byte{key(1)}
 	}

@@ -101,6 +101,19 @@ func TestRestartAtTheSameAddress(t *testing.T) {
 	})
 }
 
+func TestRestartAtAnotherGossipPort(t *testing.T) {
+	inFabric(t, func(t *testing.T, f *fabric) {
+		a, b := f.start(t, ipA), f.start(t, ipB, seedA)
+		b.serve(t, "payments")
+		a.within(t, time.Second, "payments", ipB)
+		b.host.kill()
+		a.within(t, 5*time.Second, "payments", ipB+"?")
+		cfg := gossip.Config{Seeds: []string{seedA}, BindAddr: netip.MustParseAddrPort(ipB + ":7947")}
+		f.startWith(t, ipB, cfg).serve(t, "payments") // at the same port as before
+		a.within(t, time.Second, "payments", ipB)
+	})
+}
+
 func TestRestartBeforeAnyoneNoticed(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
 		a, b := f.start(t, ipA), f.start(t, ipB, seedA)
@@ -246,7 +259,11 @@ func TestRemembersPeers(t *testing.T) {
 		}
 		a.host.kill()
 		c.host.kill()
+		start := time.Now()
 		c = f.startWith(t, ipC, gossip.Config{Seeds: []string{seedA}, Dir: dir})
-		c.within(t, time.Second, "payments", ipB)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v to find a remembered peer", took)
+		}
+		c.within(t, 0, "payments", ipB)
 	})
 }
