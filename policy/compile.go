@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,18 +28,39 @@ type compiledRule struct {
 	doc    *compiledDoc
 }
 
+// compiled is a document of some kind; one of its fields is set.
+type compiled struct {
+	doc      *compiledDoc
+	fallback *fallback
+	issuer   *TokenIssuer
+}
+
 // compileDocument parses the document for a mesh of the trust domain. It reports everything that
 // is wrong; if something is, the result is of no use.
-func compileDocument(doc *Document, trustDomain string, report func(at *path, msg string)) *compiledDoc {
+func compileDocument(doc *Document, trustDomain string, report func(at *path, msg string)) compiled {
 	c := compiler{trustDomain, report}
-	spec := &path{field: "spec"}
 	if doc.APIVersion != APIVersion {
 		c.fail(&path{field: "apiVersion"}, "want %q, found %q", APIVersion, doc.APIVersion)
 	}
-	if doc.Kind != Kind {
-		c.fail(&path{field: "kind"}, "want %q, found %q", Kind, doc.Kind)
-	}
 	c.metadata(doc.Metadata)
+	if doc.Kind != KindDefault && doc.Default != nil || doc.Kind != KindTokenIssuer && doc.TokenIssuer != nil {
+		c.fail(&path{field: "spec"}, "is that of another kind than %q", doc.Kind)
+		return compiled{}
+	}
+	switch doc.Kind {
+	case Kind:
+		return compiled{doc: c.document(doc)}
+	case KindDefault:
+		return compiled{fallback: c.fallback(doc)}
+	case KindTokenIssuer:
+		return compiled{issuer: c.issuer(doc)}
+	}
+	c.fail(&path{field: "kind"}, "want %q, %q or %q, found %q", Kind, KindDefault, KindTokenIssuer, doc.Kind)
+	return compiled{}
+}
+
+func (c *compiler) document(doc *Document) *compiledDoc {
+	spec := &path{field: "spec"}
 	out := &compiledDoc{name: doc.Metadata.Name, destination: doc.Spec.Service, action: doc.Spec.Action, mode: doc.Spec.Mode}
 	c.value(new(values), doc.Spec.Service, parseDestination, spec.at("service"))
 	switch out.action {
@@ -179,7 +199,10 @@ func (c *compiler) operation(o *Operation, at *path) operationMatch {
 	return slices.Clip(out)
 }
 
-const headerKey = "request.header."
+const (
+	headerKey = "request.header."
+	jwtKey    = "request.jwt."
+)
 
 func (c *compiler) condition(w *Condition, at *path) conditionMatch {
 	out := conditionMatch{}
@@ -199,7 +222,7 @@ func (c *compiler) condition(w *Condition, at *path) conditionMatch {
 		return out
 	case isHeader:
 		out.kind = conditionHeader
-		out.canonical, out.lower = http.CanonicalHeaderKey(header), strings.ToLower(header)
+		out.headerName = newHeaderName(header)
 		switch {
 		case !isToken(header) || len(header) > MaxValueLen:
 			c.fail(at.at("key"), "%q is not a header's name", header)
@@ -213,10 +236,15 @@ func (c *compiler) condition(w *Condition, at *path) conditionMatch {
 			c.fail(at.at("key"), "the headers of gRPC itself are not seen here")
 		}
 		out.values, out.notValues = c.list(w.Values, parseHeaderValue, values), c.list(w.NotValues, parseHeaderValue, notValues)
-	case strings.HasPrefix(w.Key, "request.jwt."):
-		c.fail(at.at("key"), "conditions on JWTs are not supported yet")
+	case strings.HasPrefix(w.Key, jwtKey):
+		out.kind = conditionClaim
+		var err error
+		if out.claim, err = parseClaim(strings.TrimPrefix(w.Key, jwtKey)); err != nil {
+			c.fail(at.at("key"), "%s", err)
+		}
+		out.values, out.notValues = c.list(w.Values, parseClaimValue, values), c.list(w.NotValues, parseClaimValue, notValues)
 	default:
-		c.fail(at.at("key"), "unknown key %q; want %sNAME, source.ip or destination.port", w.Key, headerKey)
+		c.fail(at.at("key"), "unknown key %q; want %sNAME, %siss, sub, aud or claim.NAME, source.ip or destination.port", clip(w.Key, maxText/2), headerKey, jwtKey)
 	}
 	return out
 }

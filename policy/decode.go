@@ -46,10 +46,10 @@ func decodeDocuments(ps *problems, nodes []*Node, field string) []Document {
 	}
 	docs := make([]Document, len(nodes))
 	d := decoder{problems: ps, fields: make(map[reflect.Type][]string)}
-	names := make(names)
+	taken := make(taken)
 	for i, n := range nodes {
 		before := len(ps.list)
-		d.decode(n, reflect.ValueOf(&docs[i]).Elem(), nil)
+		d.document(n, &docs[i])
 		name := docs[i].Metadata.Name
 		for j := range ps.list[before:] {
 			ps.list[before+j].Document = name
@@ -62,24 +62,67 @@ func decodeDocuments(ps *problems, nodes []*Node, field string) []Document {
 			ps.add(Problem{Line: n.Line, Column: n.Column, Document: name, Field: at.String(), Message: msg})
 		}
 		compileDocument(&docs[i], "", report)
-		names.claim(name, n.Line, report)
+		taken.claim(&docs[i], n.Line, report)
 	}
 	return docs
 }
 
-// names are the documents' names that were seen, and the lines of those documents.
-type names map[string]int
+// document decodes a document, whose kind says what its spec is.
+func (d *decoder) document(n *Node, doc *Document) {
+	kind := ""
+	if n != nil {
+		for _, m := range n.Members {
+			if m.Key == "kind" && m.Value != nil && m.Value.Kind == NodeString {
+				kind = m.Value.Value
+			}
+		}
+	}
+	switch kind {
+	case KindDefault:
+		doc.Default = decodeAs[DefaultSpec](d, n, doc)
+	case KindTokenIssuer:
+		doc.TokenIssuer = decodeAs[TokenIssuerSpec](d, n, doc)
+	default:
+		doc.Spec = *decodeAs[Spec](d, n, doc)
+	}
+}
 
-func (seen names) claim(name string, line int, report func(*path, string)) {
-	at := &path{up: &path{field: "metadata"}, field: "name"}
-	first, dup := seen[name]
+func decodeAs[S any](d *decoder, n *Node, doc *Document) *S {
+	var raw struct {
+		APIVersion string   `json:"apiVersion"`
+		Kind       string   `json:"kind"`
+		Metadata   Metadata `json:"metadata"`
+		Spec       S        `json:"spec"`
+	}
+	d.decode(n, reflect.ValueOf(&raw).Elem(), nil)
+	doc.APIVersion, doc.Kind, doc.Metadata = raw.APIVersion, raw.Kind, raw.Metadata
+	return &raw.Spec
+}
+
+// taken holds what a document may have only once in all of them, and the lines of those documents.
+type taken map[[2]string]int
+
+// claim reports what of the document was there before: its name, the service of a default, the issuer.
+func (seen taken) claim(doc *Document, line int, report func(*path, string)) {
+	seen.one("name", doc.Metadata.Name, line, (&path{field: "metadata"}).at("name"), report)
+	spec := &path{field: "spec"}
+	switch {
+	case doc.Default != nil:
+		seen.one("default for", doc.Default.Service, line, spec.at("service"), report)
+	case doc.TokenIssuer != nil:
+		seen.one("issuer", doc.TokenIssuer.Issuer, line, spec.at("issuer"), report)
+	}
+}
+
+func (seen taken) one(what, value string, line int, at *path, report func(*path, string)) {
+	first, dup := seen[[2]string{what, value}]
 	switch {
 	case !dup:
-		seen[name] = line
+		seen[[2]string{what, value}] = line
 	case first > 0:
-		report(at, fmt.Sprintf("the name %q is taken by the document on line %d", name, first))
+		report(at, fmt.Sprintf("the %s %q is taken by the document on line %d", what, value, first))
 	default:
-		report(at, fmt.Sprintf("the name %q is taken by another document", name))
+		report(at, fmt.Sprintf("the %s %q is taken by another document", what, value))
 	}
 }
 

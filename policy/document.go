@@ -1,9 +1,17 @@
 package policy
 
-// APIVersion and Kind are what every [Document] says it is.
+// APIVersion is what every [Document] says it is, and Kind the kind that has rules.
 const (
 	APIVersion = "mesh/v1"
 	Kind       = "Authorization"
+)
+
+// The other kinds of a [Document].
+const (
+	// KindDefault decides where no rule does.
+	KindDefault = "Default"
+	// KindTokenIssuer says whose tokens tell who a request is made for.
+	KindTokenIssuer = "TokenIssuer"
 )
 
 // An Action is what a document does with the requests that its rules match.
@@ -26,18 +34,23 @@ const (
 	ModeDryRun Mode = "dryrun"
 )
 
-// A Document is one named policy: who may, or may not, call one service or several.
-// Its JSON form is what operators write and what the bundle carries.
+// A Document is one named part of the rules: mostly a policy, who may or may not call one service or several.
+// Its JSON form is what operators write and what the bundle carries; "spec" there is the one of Spec,
+// Default and TokenIssuer that Kind says.
 //
 // A value in a list matches exactly ("web"), by prefix ("web*"), by suffix ("*-web") or by
 // presence ("*"); where a field is stricter, it says so. A list that is there must not be empty,
 // but for the not… ones: leave the field out to mean any.
 type Document struct {
-	// APIVersion is [APIVersion], Kind is [Kind].
-	APIVersion string   `json:"apiVersion"`
-	Kind       string   `json:"kind"`
-	Metadata   Metadata `json:"metadata"`
-	Spec       Spec     `json:"spec"`
+	// APIVersion is [APIVersion], Kind is [Kind], [KindDefault] or [KindTokenIssuer].
+	APIVersion string
+	Kind       string
+	Metadata   Metadata
+	// Spec is the content of an Authorization.
+	Spec Spec
+	// Default is the content of a Default, TokenIssuer that of a TokenIssuer; else they are nil.
+	Default     *DefaultSpec
+	TokenIssuer *TokenIssuerSpec
 }
 
 // Metadata names a [Document].
@@ -107,14 +120,23 @@ type Operation struct {
 //
 // Key is one of:
 //
-//	request.header.NAME   an HTTP header, or gRPC metadata
-//	source.ip             Values are addresses and CIDR prefixes
-//	destination.port      the named port, "" for the default one
+//	request.header.NAME      an HTTP header, or gRPC metadata
+//	request.jwt.iss          the issuer of the request's token; sub and aud likewise
+//	request.jwt.claim.NAME   any claim; NAME.SUB is a member of it
+//	request.jwt.claim[NAME]  the same, for a name with dots: request.jwt.claim[https://x.example/roles][eu]
+//	source.ip                Values are addresses and CIDR prefixes
+//	destination.port         the named port, "" for the default one
 //
 // A header that comes several times matches an allow rule only if every value does, and a deny
 // rule if any does; one line is one value, commas included. An absent header matches no
 // Values, and any NotValues. Headers that no rule could see are not accepted: Host (see
 // [Operation]), gRPC's own, those that frame the message and those that claim an identity.
+//
+// A claim that is a list is like a header that comes several times, and one that the token does not have
+// like an absent one. Numbers and booleans are compared as the token writes them. Without a valid token
+// of one of the mesh's issuers (see [TokenIssuerSpec]) every claim is unavailable, which is not empty: an allow rule
+// that looks at one does not match and a deny rule does, also by its NotValues. No token at all is no
+// exception, or leaving it out would get around a rule. So is a claim that is no text, number, boolean or list of these.
 type Condition struct {
 	Key       string   `json:"key"`
 	Values    []string `json:"values,omitempty"`
@@ -123,11 +145,13 @@ type Condition struct {
 
 // Limits on what is accepted. They bound what one document can cost every member.
 const (
-	MaxDocuments = 20_000  // documents in a file or bundle
-	MaxRules     = 10_000  // rules in a document
-	MaxEntries   = 100     // entries in a rule's from, to and when
-	MaxValues    = 1_000   // values in a list
-	MaxValueLen  = 1 << 10 // bytes in a value
-	MaxLabels    = 64      // labels of a document
-	maxDepth     = 16      // nesting of JSON values
+	MaxDocuments = 20_000   // documents in a file or bundle
+	MaxRules     = 10_000   // rules in a document
+	MaxEntries   = 100      // entries in a rule's from, to and when
+	MaxValues    = 1_000    // values in a list
+	MaxValueLen  = 1 << 10  // bytes in a value
+	MaxLabels    = 64       // labels of a document
+	MaxIssuers   = 64       // documents that are a TokenIssuer
+	MaxJWKS      = 64 << 10 // bytes in a TokenIssuer's keys
+	maxDepth     = 16       // nesting of JSON values
 )

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -12,7 +13,7 @@ import (
 // use. A nil or zero Engine denies everything.
 //
 // An enforced deny that matches wins over every allow; without an allow that matches, the
-// answer is deny. Where several rules would decide alike, the decision names one whose destination
+// answer is the default's, which is deny without a document of that kind. Where several rules would decide alike, the decision names one whose destination
 // and source are written most exactly.
 type Engine struct {
 	version uint64
@@ -23,6 +24,7 @@ type Engine struct {
 	prefix      map[string]*scope // "billing/" → billing/*
 	wildcard    *scope            // "*"
 	docs        []*compiledDoc    // in the order of the bundle
+	issuers     []headerIssuers
 }
 
 // Compile makes an engine of a bundle's documents. Its error is a [*ParseError] when one of them
@@ -38,17 +40,27 @@ func Compile(b *Bundle) (*Engine, error) {
 		exact:       make(map[string]*scope),
 		prefix:      make(map[string]*scope),
 		wildcard:    &scope{},
-		docs:        make([]*compiledDoc, len(b.Documents)),
+		docs:        make([]*compiledDoc, 0, len(b.Documents)),
 	}
 	ps := &problems{}
-	names := make(names)
+	taken := make(taken)
 	for i := range b.Documents {
 		doc := &b.Documents[i]
 		report := func(at *path, msg string) {
 			ps.add(Problem{Document: doc.Metadata.Name, Field: at.String(), Message: msg})
 		}
-		names.claim(doc.Metadata.Name, 0, report)
-		e.docs[i] = compileDocument(doc, b.TrustDomain.Name(), report)
+		taken.claim(doc, 0, report)
+		switch c := compileDocument(doc, b.TrustDomain.Name(), report); {
+		case c.doc != nil:
+			e.docs = append(e.docs, c.doc)
+		case c.fallback != nil:
+			e.scopeFor(doc.Default.Service).fallback = c.fallback
+		case c.issuer != nil:
+			e.addIssuer(c.issuer)
+		}
+	}
+	if n := e.Issuers(); len(n) > MaxIssuers {
+		ps.add(Problem{Message: fmt.Sprintf("%d documents of kind %s; at most %d are accepted", len(n), KindTokenIssuer, MaxIssuers)})
 	}
 	if err := ps.err(); err != nil {
 		return nil, err
@@ -149,6 +161,7 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 		return d
 	}
 	q := newQuery(r)
+	q.issuers = e.issuers
 	scope := e.scope(r.Destination)
 	q.as(ActionDeny)
 	for s := scope; s != nil; s = s.parent {
@@ -170,8 +183,9 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 		}
 	}
 	if d.Rule < 0 {
-		d.Reason = e.whyNotAllowed(&q, scope)
+		e.byDefault(&d, &q, scope)
 	}
+	q.token.limit(&d)
 	if scope.recorded {
 		d.Shadow = scope.shadow(&q, &d)
 	}

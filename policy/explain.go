@@ -37,6 +37,7 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 		return out
 	}
 	q := newQuery(r)
+	q.issuers = e.issuers
 	for _, doc := range e.docs {
 		var v values
 		if parseService(&v, doc.destination) != nil || !v.match(r.Destination) {
@@ -58,7 +59,7 @@ func (q *query) trace(r *compiledRule) RuleTrace {
 		q.unknownPeer, q.unknownRequest = false, false
 		t := RuleTrace{Matched: true}
 		if f = r.match(q); f != matched {
-			t.Why = "the " + f.String() + " is not known " + q.where()
+			t.Why = "the " + f.String() + " is not known " + q.where() + q.whyNoToken(f)
 		}
 		return t
 	}
@@ -68,7 +69,7 @@ func (q *query) trace(r *compiledRule) RuleTrace {
 	// Would it match if what is not known were known?
 	q.unknownPeer, q.unknownRequest = true, true
 	if r.match(q) == matched {
-		return RuleTrace{Why: "the " + f.String() + " is not known " + q.where()}
+		return RuleTrace{Why: "the " + f.String() + " is not known " + q.where() + q.whyNoToken(f)}
 	}
 	return RuleTrace{Why: "the " + f.String() + " does not match"}
 }

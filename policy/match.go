@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/intramesh/mesh/identity"
 )
@@ -21,6 +23,7 @@ const (
 	fieldPaths
 	fieldGRPC
 	fieldHeader
+	fieldClaim
 )
 
 // A query is a request, ready to be matched by rules of one action.
@@ -34,6 +37,9 @@ type query struct {
 	unknownPeer, unknownRequest bool
 	// anyValue makes one matching line of a header enough; else all must.
 	anyValue bool
+
+	issuers []headerIssuers // of the engine
+	token   tokenState
 }
 
 func newQuery(r *Request) query {
@@ -180,11 +186,13 @@ const (
 	conditionHeader conditionKind = iota
 	conditionIP
 	conditionPort
+	conditionClaim
 )
 
 type conditionMatch struct {
-	kind              conditionKind
-	canonical, lower  string // the header's name, as net/http and as gRPC spell it
+	kind conditionKind
+	headerName
+	claim             []string // the names that lead to it
 	values, notValues values
 	ips, notIPs       []netip.Prefix
 }
@@ -203,6 +211,10 @@ func (c *conditionMatch) match(q *query) field {
 		if !c.matchHeader(q) {
 			return fieldHeader
 		}
+	case conditionClaim:
+		if !c.matchClaim(q) {
+			return fieldClaim
+		}
 	}
 	return matched
 }
@@ -211,11 +223,7 @@ func (c *conditionMatch) matchHeader(q *query) bool {
 	if q.Layer == LayerConnection || q.Header == nil {
 		return q.unknownRequest
 	}
-	lines := q.Header[c.canonical]
-	var more []string
-	if c.lower != c.canonical {
-		more = q.Header[c.lower]
-	}
+	lines, more := c.lines(q.Header)
 	if len(lines)+len(more) == 0 {
 		return c.values == nil
 	}
@@ -227,6 +235,20 @@ func (c *conditionMatch) matchHeader(q *query) bool {
 		}
 	}
 	return !q.anyValue
+}
+
+// headerName is a header's name, as net/http and as gRPC spell it.
+type headerName struct{ canonical, lower string }
+
+func newHeaderName(s string) headerName {
+	return headerName{http.CanonicalHeaderKey(s), strings.ToLower(s)}
+}
+
+func (n headerName) lines(h http.Header) (lines, more []string) {
+	if n.lower != n.canonical {
+		more = h[n.lower]
+	}
+	return h[n.canonical], more
 }
 
 // match decides the whole rule.

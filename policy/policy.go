@@ -11,9 +11,16 @@
 //
 // [Compile] makes an [Engine] of documents, [Static] does without a bundle. Of the enforced
 // documents for the service, any deny that matches denies; else any allow that matches allows; else the
-// answer is no. What a layer can't see (the path, when a connection is accepted) is unavailable, which
+// default does, which is no unless a document of kind Default says otherwise. What a layer can't see (the path, when a connection is accepted) is unavailable, which
 // is not empty: an allow that needs it does not match and a deny does. [Engine.Explain] tells how each
-// policy saw a request.
+// policy saw a request. [Lint] tells what in documents is likely a mistake, [Engine.Check] what a listener
+// can't evaluate.
+//
+// # Tokens
+//
+// Rules may look at the claims of a JSON Web Token, by which a request says for which user it is made. A document of
+// kind TokenIssuer says whose tokens count; a [TokenVerifier], such as package policy/jwt has, verifies them, and
+// only when a rule asks.
 //
 // # Bundles
 //
@@ -120,6 +127,11 @@ type Request struct {
 	// GRPCMethod is known at LayerGRPC: "pay.v1.Payments/Charge", without a leading slash.
 	// Header holds the call's metadata there.
 	GRPCMethod string
+
+	// Tokens verifies the token in Header when a rule looks at its claims; nil leaves them unavailable.
+	Tokens TokenVerifier
+	// Claims are those of a token that was verified already, as in [Token]; nil asks Tokens.
+	Claims map[string]any
 }
 
 // A Verdict is the outcome of a decision. The zero Verdict is [Deny].
@@ -159,9 +171,9 @@ func (v *Verdict) UnmarshalText(b []byte) error {
 // A Decision is a verdict and what led to it.
 type Decision struct {
 	Verdict Verdict `json:"verdict"`
-	// Policy is the name of the document that decided, "" when the default did.
+	// Policy is the name of the document that decided, "" when none did.
 	Policy string `json:"policy,omitempty"`
-	// Rule is the index of the rule in that document, from 0; -1 when no rule decided.
+	// Rule is the index of the rule in that document, from 0; -1 when no rule decided but the default.
 	Rule int `json:"rule"`
 	// Version is the version of the bundle that was in force, 0 when there was none.
 	Version uint64 `json:"version"`
@@ -170,6 +182,9 @@ type Decision struct {
 	// NotAfter is when an allow ends by itself, since what it rests on does (a token, for example). The zero time is
 	// never. It is for this side only.
 	NotAfter time.Time `json:"-"`
+	// Retry is set on a denial when something that it lacked is on its way (an issuer's keys, for example), and
+	// closed when deciding again may come out otherwise. It is for this side only.
+	Retry <-chan struct{} `json:"-"`
 	// Reason says why, in words, for people: "no rule allows orders".
 	Reason string `json:"reason"`
 	// Shadow is what audit and dry-run documents made of it, nil when none matched. It is

@@ -29,6 +29,8 @@ func (f field) String() string {
 		return "gRPC method"
 	case fieldHeader:
 		return "header"
+	case fieldClaim:
+		return "claim"
 	}
 	return "invalid"
 }
@@ -41,7 +43,15 @@ func (q *query) whyDenied(r *compiledRule) string {
 	if f == matched {
 		return reasonMatches
 	}
-	return "a rule needs the " + f.String() + ", which is not known " + q.where()
+	return "a rule needs the " + f.String() + ", which is not known " + q.where() + q.whyNoToken(f)
+}
+
+// whyNoToken says why a claim is not known.
+func (q *query) whyNoToken(f field) string {
+	if f != fieldClaim || q.token.err == nil {
+		return ""
+	}
+	return ": " + q.token.err.Error()
 }
 
 func (q *query) where() string {
@@ -80,7 +90,11 @@ func (e *Engine) whyNotAllowed(q *query, scope *scope) string {
 		if q.Layer == LayerConnection {
 			return "the rules that allow " + from + " decide by request, and this listener sees connections only"
 		}
-		return from + " may call " + to + ", but no rule allows " + q.request()
+		why := from + " may call " + to + ", but no rule allows " + q.request()
+		if q.token.err != nil {
+			why += " (the claims that rules ask for are not known: " + q.token.err.Error() + ")"
+		}
+		return why
 	}
 	why := to + " has " + count(allow, "allow policy", "allow policies") + ", none for " + from
 	if q.Port != "" {

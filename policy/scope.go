@@ -12,6 +12,7 @@ type scope struct {
 	// allowDocs counts the allow documents and dryDocs those in dry run, for the reason
 	// of a denial.
 	allowDocs, dryDocs int
+	fallback           *fallback // the default that is written for exactly this; may be nil
 }
 
 // index returns where the rules of a document go.
