@@ -1,174 +1,16 @@
 package ca_test
 
 import (
-	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
-
-var trustDomain = spiffeid.RequireTrustDomainFromString("example.test")
-
-// A server is a CA on a loopback port, over real HTTPS.
-type server struct {
-	*ca.CA
-	dir  string
-	addr string
-	stop func()
-}
-
-func newDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir() + "/ca"
-	if err := ca.Create(dir, trustDomain); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func serve(t *testing.T, dir string, lifetime time.Duration) *server {
-	t.Helper()
-	c, err := ca.Open(ca.Config{Dir: dir, Host: "127.0.0.1", Lifetime: lifetime})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := c.Server()
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.ServeTLS(ln, "", "") }) // ErrServerClosed
-	s := &server{CA: c, dir: dir, addr: ln.Addr().String()}
-	s.stop = sync.OnceFunc(func() {
-		if err := srv.Close(); err != nil {
-			t.Error(err)
-		}
-		wg.Wait()
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(s.stop)
-	return s
-}
-
-func (s *server) token(t *testing.T, service string) string {
-	t.Helper()
-	tok, err := s.Token(service, s.addr, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
-}
-
-// post sends body to path, with a client certificate if there is one.
-func (s *server) post(t *testing.T, path string, body any, cert *tls.Certificate) (int, []byte) {
-	t.Helper()
-	roots := x509.NewCertPool()
-	for _, r := range s.Bundle().X509Authorities() {
-		roots.AddCert(r)
-	}
-	cfg := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
-	if cert != nil { // not Certificates: those are only sent when they fit what the server asks for
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
-	}
-	tr := &http.Transport{TLSClientConfig: cfg}
-	defer tr.CloseIdleConnections()
-	b, err := json.Marshal(body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+s.addr+path, bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := (&http.Client{Transport: tr}).Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	out, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, out
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func csr(t *testing.T, key crypto.Signer, uris ...string) string {
-	t.Helper()
-	req := &x509.CertificateRequest{}
-	for _, s := range uris {
-		u, err := url.Parse(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.URIs = append(req.URIs, u)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, req, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
-}
-
-// signed returns the certificate in an answer to sign, renew or rekey.
-func signed(t *testing.T, body []byte, key crypto.Signer) *tls.Certificate {
-	t.Helper()
-	var resp struct {
-		Chain []string `json:"certChain"`
-	}
-	if err := json.Unmarshal(body, &resp); err != nil || len(resp.Chain) == 0 {
-		t.Fatalf("answer %s: %v", body, err)
-	}
-	c := &tls.Certificate{PrivateKey: key}
-	for _, p := range resp.Chain {
-		b, _ := pem.Decode([]byte(p))
-		c.Certificate = append(c.Certificate, b.Bytes)
-	}
-	leaf, err := x509.ParseCertificate(c.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Leaf = leaf
-	return c
-}
-
-func (s *server) enrol(t *testing.T, service string) *tls.Certificate {
-	t.Helper()
-	key := newKey(t)
-	status, body := s.post(t, "/1.0/sign", map[string]string{"csr": csr(t, key, "spiffe://example.test/"+service), "ott": s.token(t, service)}, nil)
-	if status != http.StatusCreated {
-		t.Fatalf("sign: %d %s", status, body)
-	}
-	return signed(t, body, key)
-}
 
 func TestEnrolAndRekey(t *testing.T) {
 	s := serve(t, newDir(t), 0)
@@ -202,6 +44,20 @@ func TestLifetimeOfMinutes(t *testing.T) {
 	}
 	if _, err := ca.Open(ca.Config{Dir: s.dir, Host: "127.0.0.1", Lifetime: time.Second}); err == nil {
 		t.Error("a lifetime of 1s was accepted")
+	}
+}
+
+// TestNotAfter: a client may ask for less than the CA's lifetime, and not for more.
+func TestNotAfter(t *testing.T) {
+	s := serve(t, newDir(t), time.Hour)
+	for ask, want := range map[string]int{"5m": http.StatusCreated, "1h": http.StatusCreated, "62m": http.StatusForbidden, "-30s": http.StatusForbidden} {
+		key := newKey(t)
+		status, body := s.post(t, "/sign", map[string]string{
+			"csr": csr(t, key, "spiffe://example.test/orders"), "ott": s.token(t, "orders"), "notAfter": ask,
+		}, nil)
+		if status != want {
+			t.Errorf("%s: %d %s", ask, status, body)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/identity"
 )
 
 // forge makes a certificate signed by parent, or by itself.
@@ -136,14 +137,29 @@ func TestOnlyMembersAPI(t *testing.T) {
 	}
 }
 
+// TestNameConstraint: even the intermediate's key makes nothing that passes for another trust
+// domain. It does for a sub-domain, so only identity.Verify, which compares, refuses that.
 func TestNameConstraint(t *testing.T) {
-	dir := newDir(t)
-	c := intermediate(t, dir).Leaf
-	if !c.PermittedDNSDomainsCritical || len(c.PermittedURIDomains) != 1 || c.PermittedURIDomains[0] != "example.test" {
-		t.Errorf("intermediate permits %q, critical %v", c.PermittedURIDomains, c.PermittedDNSDomainsCritical)
+	s := serve(t, newDir(t), 0)
+	issuer := intermediate(t, s.dir)
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(s.Bundle().X509Authorities()[0])
+	between.AddCert(issuer.Leaf)
+	for host, c := range map[string]struct{ plain, strict bool }{
+		"example.test":      {true, true},
+		"sub.example.test":  {true, false},
+		"example.test.evil": {false, false},
+		"other.test":        {false, false},
+	} {
+		leaf := forge(t, issuer, func(c *x509.Certificate) { c.URIs[0].Host = host }).Leaf
+		_, plain := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		_, strict := identity.Verify([]*x509.Certificate{leaf, issuer.Leaf}, s.Bundle())
+		if (plain == nil) != c.plain || (strict == nil) != c.strict {
+			t.Errorf("%s: crypto/x509 says %v, identity.Verify %v", host, plain, strict)
+		}
 	}
-	if !c.MaxPathLenZero {
-		t.Error("the intermediate may have intermediates")
+	if c := issuer.Leaf; !c.PermittedDNSDomainsCritical || !c.MaxPathLenZero {
+		t.Errorf("intermediate: constraints critical %v, no further CA %v", c.PermittedDNSDomainsCritical, c.MaxPathLenZero)
 	}
 }
 
