@@ -35,6 +35,9 @@ type Config struct {
 	Discovery discovery.Resolver
 	// Policy decides who may call this service. Nil, without a Bootstrap, denies everybody.
 	Policy policy.Authorizer
+	// Also is asked whenever Policy, or the rules of the Bootstrap, have allowed: both must. It is for what no rule can say, and
+	// called as [policy.Then] has it. Nil asks nobody.
+	Also policy.AuthorizerFunc
 
 	// Advertise is the IP address that others reach this process by. Empty means the address of the listener, or, for a
 	// listener on all addresses, the one that faces the control plane.
@@ -188,6 +191,9 @@ func (m *Mesh) start(ctx context.Context) error {
 	}
 	if m.policy == nil {
 		m.policy = policy.AuthorizerFunc(denyUnset)
+	}
+	if m.cfg.Also != nil {
+		m.policy = policy.Then(m.policy, "application", m.cfg.Also)
 	}
 	m.spawn(func() { m.watch(m.ctx) })
 	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
