@@ -22,18 +22,30 @@ func Parse(name string, data []byte) ([]policy.Document, error) {
 	if isJSON(data) {
 		return policy.Parse(name, data)
 	}
-	if len(data) > wire.MaxBundleBytes {
-		return nil, problem(name, 0, 0, fmt.Sprintf("file is larger than %d bytes", wire.MaxBundleBytes))
-	}
-	c := converter{file: name}
-	nodes, err := c.documents(data)
+	nodes, err := Nodes(name, data)
 	if err != nil {
 		return nil, err
 	}
-	if len(nodes) == 0 {
-		return nil, problem(name, 1, 1, "no documents in it")
-	}
 	return policy.Decode(name, nodes)
+}
+
+// Nodes reads a file as [Parse] does, whatever it is about: one tree for each document of YAML or value of JSON, at
+// least one. It does not look for duplicate keys.
+func Nodes(name string, data []byte) ([]*policy.Node, error) {
+	var nodes []*policy.Node
+	var err error
+	switch {
+	case len(data) > wire.MaxBundleBytes:
+		return nil, problem(name, 0, 0, fmt.Sprintf("file is larger than %d bytes", wire.MaxBundleBytes))
+	case isJSON(data):
+		nodes, err = policy.ReadJSON(name, data)
+	default:
+		nodes, err = converter{file: name}.documents(data)
+	}
+	if err == nil && len(nodes) == 0 {
+		err = problem(name, 1, 1, "no documents in it")
+	}
+	return nodes, err
 }
 
 // isJSON tells JSON from a flow collection of YAML that merely starts like it.
