@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"runtime/metrics"
 	"runtime/pprof"
@@ -21,7 +20,7 @@ import (
 
 // A setup tells a child what it is; it is the first line.
 type setup struct {
-	Role      string            `json:"role"` // "server", "client" or "local"
+	Role      string            `json:"role"` // "server" or "client"
 	Contender string            `json:"contender"`
 	Dir       string            `json:"dir"` // of its certificate
 	Addrs     map[string]string `json:"addrs,omitempty"`
@@ -41,6 +40,8 @@ type reply struct {
 	Addrs  map[string]string `json:"addrs,omitempty"`
 	Usage  usage             `json:"usage,omitzero"`
 	Sample sample            `json:"sample,omitzero"`
+	// Began is when the rules' change began.
+	Began time.Time `json:"began,omitzero"`
 }
 
 // usage is what a process has used since it started.
@@ -184,11 +185,4 @@ func (c *child) stop() {
 	t := time.AfterFunc(5*time.Second, func() { _ = c.cmd.Process.Kill() })
 	defer t.Stop()
 	_ = c.cmd.Wait()
-}
-
-func profilePrefix(dir, contender, role string) string {
-	if dir == "" {
-		return ""
-	}
-	return filepath.Join(dir, contender+"-"+role)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"time"
 )
 
 // The contenders. A pair of sidecars has a name of its own, see sidecar.go.
@@ -36,14 +35,7 @@ func (e env) start(ctx context.Context, name string) (_ *contender, err error) {
 			c.stop()
 		}
 	}()
-	start := func(role string, addrs map[string]string) (*child, error) {
-		file := filepath.Base(name)
-		return startChild(ctx, setup{
-			Role: role, Contender: name, Dir: filepath.Join(e.dir, role), Addrs: addrs,
-			Profile: profilePrefix(e.profile, file, role),
-		})
-	}
-	if c.server, err = start("server", nil); err != nil {
+	if c.server, err = e.child(ctx, name, "server", serverName, nil); err != nil {
 		return nil, err
 	}
 	addrs := c.server.addrs
@@ -52,8 +44,17 @@ func (e env) start(ctx context.Context, name string) (_ *contender, err error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	c.client, err = start("client", addrs)
+	c.client, err = e.child(ctx, name, "client", clientName, addrs)
 	return c, err
+}
+
+// child starts one process of a contender, with the certificate of identity.
+func (e env) child(ctx context.Context, name, role, identity string, addrs map[string]string) (*child, error) {
+	s := setup{Role: role, Contender: name, Dir: filepath.Join(e.dir, identity), Addrs: addrs}
+	if e.profile != "" {
+		s.Profile = filepath.Join(e.profile, filepath.Base(name)+"-"+identity)
+	}
+	return startChild(ctx, s)
 }
 
 func (c *contender) stop() {
@@ -143,16 +144,4 @@ func (c *contender) measure(l load) (figures, error) {
 		figBytes:  float64(u.Bytes) / ops,
 		figMemory: c.kib(),
 	}, nil
-}
-
-// freshPair measures with a pair of processes of its own, for what earlier rounds would spoil.
-func (e env) freshPair(ctx context.Context, name string, f func(*contender) (figures, error)) (figures, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	c, err := e.start(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer c.stop()
-	return f(c)
 }

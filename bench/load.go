@@ -27,6 +27,8 @@ type sample struct {
 	Elapsed time.Duration `json:"elapsed"`
 	P50     time.Duration `json:"p50"`
 	P99     time.Duration `json:"p99"`
+	Max     time.Duration `json:"max"`
+	End     time.Time     `json:"end"`
 }
 
 // A worker does operations one after the other.
@@ -48,6 +50,7 @@ func kinds() map[string]func(clientEnd, load, int) (worker, error) {
 		"bulk":  bulkWorker,
 		"first": firstWorker,
 		"open":  openWorker,
+		"cut":   cutWorker,
 		"http1": httpWorker(svcHTTP1),
 		"http2": httpWorker(svcHTTP2),
 		"grpc":  grpcWorker,
@@ -62,9 +65,6 @@ type run struct {
 
 func prepare(c clientEnd, l load) (*run, error) {
 	newWorker := kinds()[l.Kind]
-	if newWorker == nil {
-		newWorker = localKind(l.Kind)
-	}
 	if newWorker == nil {
 		return nil, fmt.Errorf("unknown load %q", l.Kind)
 	}
@@ -121,7 +121,8 @@ func (r *run) measure() (sample, usage, error) {
 		})
 	}
 	wg.Wait()
-	s := sample{Elapsed: time.Since(start)}
+	s := sample{End: time.Now()}
+	s.Elapsed = s.End.Sub(start)
 	used := ownUsage().minus(before)
 	if err := errors.Join(errs...); err != nil {
 		return sample{}, usage{}, err
@@ -130,6 +131,7 @@ func (r *run) measure() (sample, usage, error) {
 	slices.Sort(all)
 	batch := max(1, r.workers[0].batch)
 	s.Ops = len(all) * batch
+	s.Max = all[len(all)-1]
 	s.P50, s.P99 = all[len(all)/2]/time.Duration(batch), all[len(all)*99/100]/time.Duration(batch)
 	return s, used, nil
 }

@@ -5,6 +5,9 @@
 //	go run ./bench -quick     the most telling workloads, a minute at most
 //	go run ./bench -run echo  those whose name matches
 //
+// Nginx (with its stream module), haproxy and stunnel take part where they are installed; ghostunnel is built, in the
+// first full run.
+//
 // Client and server are processes of their own, on loopback, for every contender; all use the same certificates. The
 // contenders take turns within each round, in random order, and are compared round by round, so that what else the machine does
 // at the time falls on all of them.
@@ -61,8 +64,6 @@ func parentMain(ctx context.Context) error {
 	if b.quick {
 		b.roundTime, limit = quickRoundTime, time.Minute
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
 	for _, dir := range []string{*out, b.env.profile} {
 		if dir != "" {
 			if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -77,6 +78,13 @@ func parentMain(ctx context.Context) error {
 	if err := makeMaterial(b.env.dir); err != nil {
 		return err
 	}
+	if !b.quick {
+		if err := buildGhostunnel(ctx); err != nil {
+			fmt.Fprintln(b.log, "ghostunnel could not be built:", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	rep := newReport(b.quick)
 	rep.Outcomes, err = b.run(ctx)
 	if err != nil {

@@ -16,11 +16,13 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
-// The names of the two ends, and of the trust domain that both are in.
+// The names of the ends, and of the trust domain that both are in.
 const (
 	trustDomain = "bench.example"
 	serverName  = "server"
 	clientName  = "client"
+	// guestName is a second client, which a change of the rules shuts out.
+	guestName = "guest"
 )
 
 // makeMaterial writes a directory for each end: cert.pem (leaf and intermediate, P-256), key.pem, roots.pem, and
@@ -31,7 +33,7 @@ func makeMaterial(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{serverName, clientName} {
+	for _, name := range []string{serverName, clientName, guestName} {
 		svid, err := ca.SVID(name, func(c *x509.Certificate) {
 			c.DNSNames = []string{name}
 			c.NotAfter = time.Now().Add(24 * time.Hour)

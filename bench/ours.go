@@ -50,7 +50,7 @@ func ourServer(m material) (serverEnd, error) {
 		},
 		wrap:   func(service string, h http.Handler) http.Handler { return n.Handler(h, ourPort(service)) },
 		grpc:   func() *grpc.Server { return grpc.NewServer(meshgrpc.ServerOptions(n, ourPort(svcGRPC))...) },
-		change: func(on bool) { _ = rules.set(on) },
+		change: rules.set,
 	}, nil
 }
 
@@ -78,9 +78,9 @@ func ourClient(m material, addrs map[string]string) (clientEnd, error) {
 	}, nil
 }
 
-// ruleDocuments lets the client call everything of the server that the bench uses, among rules of other services.
-// Without all, it may no longer use raw connections.
-func ruleDocuments(all bool) []policy.Document {
+// ruleDocuments lets the client call everything of the server that the bench uses, among rules of other services. The
+// guest may have raw connections, if there is to be one.
+func ruleDocuments(guest bool) []policy.Document {
 	from := []policy.Source{{Services: []string{clientName}}}
 	allow := func(name, service string, from []policy.Source, to ...policy.Operation) policy.Document {
 		return policy.Document{
@@ -92,8 +92,9 @@ func ruleDocuments(all bool) []policy.Document {
 		allow("http", serverName, from, policy.Operation{Methods: []string{http.MethodGet}, Paths: []string{"/bytes/{n}"}}),
 		allow("grpc", serverName, from, policy.Operation{GRPC: []string{"bench.v1.Echo/*"}}),
 	}
-	if all {
-		docs = append(docs, allow("raw", serverName, from, policy.Operation{Ports: []string{""}}))
+	docs = append(docs, allow("raw", serverName, from, policy.Operation{Ports: []string{""}}))
+	if guest {
+		docs = append(docs, allow("guest", serverName, []policy.Source{{Services: []string{guestName}}}, policy.Operation{Ports: []string{""}}))
 	}
 	for i := range otherRules {
 		docs = append(docs, allow(fmt.Sprint("other-", i), fmt.Sprint("service-", i/10),
@@ -109,8 +110,8 @@ type switchable struct {
 	changed chan struct{}
 }
 
-func (s *switchable) set(all bool) error {
-	e, err := policy.Static(spiffeid.RequireTrustDomainFromString(trustDomain), ruleDocuments(all)...)
+func (s *switchable) set(guest bool) error {
+	e, err := policy.Static(spiffeid.RequireTrustDomainFromString(trustDomain), ruleDocuments(guest)...)
 	if err != nil {
 		return err
 	}

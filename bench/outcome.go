@@ -112,8 +112,10 @@ func format(figure string, v float64) string {
 		return "–"
 	}
 	switch figure {
-	case figTime, figP50, figP99, figCPU:
+	case figTime, figP50, figP99, figCPU, figPause:
 		return duration(v)
+	case figSize:
+		return fmt.Sprintf("%.2f MiB", v/(1<<20))
 	case figMemory:
 		return fmt.Sprintf("%.1f MiB", v/1024)
 	case figBytes:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"time"
 )
 
 // process is one end of one contender, in a process of its own.
@@ -17,9 +18,6 @@ type process struct {
 
 func newProcess(s setup) (*process, error) {
 	p := new(process)
-	if s.Role == "local" {
-		return p, nil
-	}
 	m, err := loadMaterial(s.Dir)
 	if err != nil {
 		return nil, err
@@ -92,8 +90,8 @@ func (p *process) do(c command) (reply, error) {
 		if p.server.change == nil {
 			return reply{}, errors.New("there are no rules to change")
 		}
-		p.server.change(c.On)
-		return reply{}, nil
+		began := time.Now()
+		return reply{Began: began}, p.server.change(c.On)
 	case "prepare":
 		var err error
 		p.run, err = prepare(p.client, c.Load)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 )
 
@@ -186,12 +187,15 @@ func firstWorker(c clientEnd, l load, _ int) (worker, error) {
 
 // openWorker opens Size connections, which have said one word, and keeps them.
 func openWorker(c clientEnd, l load, _ int) (worker, error) {
-	var conns []net.Conn
+	return openWorkerKeeping(c, l, new([]net.Conn))
+}
+
+func openWorkerKeeping(c clientEnd, l load, conns *[]net.Conn) (worker, error) {
 	out := make([]byte, 64)
 	copy(out, request('e', len(out)))
 	return worker{
 		close: func() {
-			for _, conn := range conns {
+			for _, conn := range *conns {
 				_ = conn.Close()
 			}
 		},
@@ -203,7 +207,7 @@ func openWorker(c clientEnd, l load, _ int) (worker, error) {
 				if err != nil {
 					return 0, err
 				}
-				conns = append(conns, conn)
+				*conns = append(*conns, conn)
 				if _, err := conn.Write(out); err != nil {
 					return 0, err
 				}
@@ -214,4 +218,25 @@ func openWorker(c clientEnd, l load, _ int) (worker, error) {
 			return time.Since(start), nil
 		},
 	}, nil
+}
+
+// cutWorker has Size connections open, and waits until all of them were closed by the other side.
+func cutWorker(c clientEnd, l load, _ int) (worker, error) {
+	var conns []net.Conn
+	w, err := openWorkerKeeping(c, l, &conns)
+	if err == nil {
+		_, err = w.op()
+	}
+	w.op = func() (time.Duration, error) {
+		start := time.Now()
+		for _, conn := range conns {
+			_ = conn.SetReadDeadline(start.Add(rawTimeout))
+			_, err := conn.Read(make([]byte, 1))
+			if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				return 0, errors.New("a connection was not cut")
+			}
+		}
+		return time.Since(start), nil
+	}
+	return w, err
 }

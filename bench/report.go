@@ -120,9 +120,13 @@ func (r ratio) String() string {
 }
 
 func (o outcome) markdown(b *strings.Builder) {
+	if len(o.Rows) == 0 {
+		fmt.Fprintf(b, "\n## %s\n\nFailed: %s\n", o.Title, strings.Join(o.Failed, "; "))
+		return
+	}
 	figures := []string{o.Headline}
-	for _, f := range []string{figTime, figP50, figP99, figCPU, figAllocs, figMemory} {
-		if _, ok := o.Rows[0].Median[f]; ok && f != o.Headline && len(o.Rows) > 0 {
+	for _, f := range []string{figTime, figP50, figP99, figPause, figClient, figModules, figRule, figCPU, figAllocs, figMemory} {
+		if _, ok := o.Rows[0].Median[f]; ok && f != o.Headline {
 			figures = append(figures, f)
 		}
 	}

@@ -112,7 +112,7 @@ func ghostunnel(p proxy) (map[string]string, [][]string) {
 
 // start runs both proxies in front of addrs, and returns the addresses for the client.
 func (s sidecar) start(ctx context.Context, dir string, addrs map[string]string) (_ []*exec.Cmd, front map[string]string, err error) {
-	path, err := exec.LookPath(s.program)
+	path, err := program(s.program)
 	if err != nil {
 		return nil, nil, err
 	}

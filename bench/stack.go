@@ -39,8 +39,8 @@ type serverEnd struct {
 	// wrap adds what decides requests; nil adds nothing.
 	wrap func(service string, h http.Handler) http.Handler
 	grpc func() *grpc.Server
-	// change switches a rule that admits half of the callers on and off; nil where there are no rules.
-	change func(on bool)
+	// change switches the rule that admits the guest on and off; nil where there are no rules.
+	change func(on bool) error
 }
 
 // A clientEnd is the client's half. Addresses are by service.

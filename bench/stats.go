@@ -87,17 +87,20 @@ const (
 	met    = "met"
 	missed = "missed"
 	noisy  = "too noisy to call"
+	few    = ", by few rounds"
 )
 
 // atMost tells whether the ratio is at most limit, or that the noise does not let us say so.
 func (r ratio) atMost(limit float64) string {
+	mark := ""
+	if !r.Sure {
+		mark = few
+	}
 	switch {
-	case r.Rounds == 0 || !r.Sure:
-		return noisy
 	case r.Interval.High <= limit:
-		return met
+		return met + mark
 	case r.Interval.Low > limit:
-		return missed
+		return missed + mark
 	}
 	return noisy
 }

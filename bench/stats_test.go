@@ -84,9 +84,12 @@ func TestAtMost(t *testing.T) {
 			t.Errorf("%v–%v at most %v: %q, want %q", sure.Interval.Low, sure.Interval.High, limit, got, want)
 		}
 	}
-	few := sure
-	few.Sure = false
-	if got := few.atMost(2); got != noisy {
-		t.Errorf("too few rounds: %q, want %q", got, noisy)
+	unsure := sure
+	unsure.Sure = false
+	if got := unsure.atMost(2); got != met+few {
+		t.Errorf("too few rounds: %q, want %q", got, met+few)
+	}
+	if got := compare(nil, nil).atMost(1); got != noisy {
+		t.Errorf("no rounds: %q, want %q", got, noisy)
 	}
 }

@@ -65,11 +65,13 @@ func (echoes) Echo(_ context.Context, in *wrapperspb.BytesValue) (*wrapperspb.By
 	return in, nil
 }
 
-func serveGRPC(s *grpc.Server, ln net.Listener) {
+func serveGRPC(s *grpc.Server, ln net.Listener) { serveEcho(s, echoes{}, ln) }
+
+func serveEcho(s *grpc.Server, e echoServer, ln net.Listener) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "bench.v1.Echo", HandlerType: (*echoServer)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: handleEcho}},
-	}, echoes{})
+	}, e)
 	_ = s.Serve(ln)
 }
 

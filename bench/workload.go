@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -42,7 +43,7 @@ func raw() []string {
 }
 
 const (
-	fullRounds  = 15
+	fullRounds  = 9
 	quickRounds = 6
 )
 
@@ -125,7 +126,7 @@ func workloads() []workload {
 		}
 		all = append(all, w)
 	}
-	return append(all, localWorkloads()...)
+	return slices.Concat(all, wholeWorkloads(), localWorkloads())
 }
 
 func connections(n int) string {
@@ -145,7 +146,7 @@ func bytesName(n int) string {
 	return fmt.Sprintf("%dB", n)
 }
 
-// defaultRoundTime is how long a load runs in one round.
+// How long a load runs in one round.
 const (
 	fullRoundTime  = 200 * time.Millisecond
 	quickRoundTime = 80 * time.Millisecond
