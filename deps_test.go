@@ -43,6 +43,7 @@ var depRules = []depRule{{
 		"github.com/google/cel-go":                   "conditions are compiled by package policy, without an expression language",
 		"github.com/intramesh/mesh/control":          "the control plane imports the library, not the other way round",
 		"github.com/intramesh/mesh/examples":         "examples import the library, not the other way round",
+		"github.com/intramesh/mesh/bench":            "benchmarks import the library, not the other way round",
 		"github.com/sirupsen/logrus":                 "logs go through log/slog",
 		"go.uber.org/zap":                            "logs go through log/slog",
 		"github.com/hashicorp/go-metrics/prometheus": "metrics leave through trace hooks",
