@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -96,12 +97,31 @@ func (sc *serverConn) register() bool {
 	if !sc.mesh.conns.add(sc) {
 		return false
 	}
-	expiry := time.AfterFunc(time.Until(sc.net.peer.Expiry), func() { sc.verify() })
+	var expiry *time.Timer
+	expiry = time.AfterFunc(math.MaxInt64, func() {
+		// It may still be valid: what ended was not needed, or the clock was set back.
+		if sc.verify() && sc.mesh.conns.find(sc.net.local) == sc {
+			expiry.Reset(sc.untilExpiry())
+		}
+	})
+	expiry.Reset(sc.untilExpiry())
 	sc.net.afterClose(func() {
 		expiry.Stop()
 		sc.mesh.conns.remove(sc)
 	})
 	return true
+}
+
+// untilExpiry returns when the next certificate of the peer's chain is no longer valid: a moment after its NotAfter.
+func (sc *serverConn) untilExpiry() time.Duration {
+	now := time.Now()
+	next := sc.net.peer.chain[0].NotAfter
+	for _, c := range sc.net.peer.chain {
+		if c.NotAfter.Before(next) && !c.NotAfter.Before(now) {
+			next = c.NotAfter
+		}
+	}
+	return next.Sub(now) + 10*time.Millisecond
 }
 
 // fill puts into r what the connection knows.
