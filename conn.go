@@ -2,14 +2,12 @@ package mesh
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -20,7 +18,7 @@ import (
 type conn struct {
 	tls  *tls.Conn
 	net  *netConn
-	bufs *sync.Pool // *[maxRecord]byte
+	bufs *buffers
 
 	closed  chan struct{}
 	once    sync.Once
@@ -41,13 +39,9 @@ type conn struct {
 	wclosed bool // guarded by the token
 }
 
-func newConn(t *tls.Conn, n *netConn, bufs *sync.Pool) *conn {
-	n.spillWrites = true
+func newConn(t *tls.Conn, n *netConn, bufs *buffers) *conn {
+	n.spillWrites, n.in.pool = true, &bufs.reads
 	return &conn{tls: t, net: n, bufs: bufs, closed: make(chan struct{}), writing: make(chan struct{}, 1)}
-}
-
-func newFramePool() *sync.Pool {
-	return &sync.Pool{New: func() any { return new([maxRecord]byte) }}
 }
 
 // NetConn returns the connection below TLS, as (*tls.Conn).NetConn does.
@@ -168,119 +162,6 @@ func (c *conn) truncated(err error) error {
 	return err
 }
 
-func parseReset(b []byte) error {
-	d := new(DeniedError)
-	if json.Unmarshal(b, d) != nil || d.Destination == "" {
-		return syscall.ECONNRESET
-	}
-	return d
-}
-
-// Write sends p. On a timeout it returns how many bytes were taken; those will be sent.
-func (c *conn) Write(p []byte) (int, error) {
-	if err := c.lockWrite(); err != nil {
-		return 0, c.opError("write", err)
-	}
-	defer func() { <-c.writing }()
-	if c.wclosed {
-		return 0, c.opError("write", syscall.EPIPE)
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	buf := c.bufs.Get().(*[maxRecord]byte) // the pool holds nothing else
-	defer c.bufs.Put(buf)
-	var n int
-	for n < len(p) {
-		k := copy(buf[frameHeader:], p[n:])
-		putHeader(buf[:], frameData, k)
-		if err := c.writeFrame(buf[:frameHeader+k]); err != nil {
-			return n, c.opError("write", c.whyNotWritten(err))
-		}
-		n += k
-	}
-	return n, nil
-}
-
-// writeFrame hands one frame to TLS as one record. TLS never sees a timeout: see netConn.
-func (c *conn) writeFrame(b []byte) error {
-	if err := c.net.waitSpill(); err != nil {
-		return err
-	}
-	if c.net.writeDeadline.Passed() {
-		return os.ErrDeadlineExceeded
-	}
-	_, err := c.tls.Write(b)
-	return err
-}
-
-// lockWrite takes the token that one writer holds.
-func (c *conn) lockWrite() error {
-	if c.isClosed() || c.failure.Load() != nil {
-		return ErrClosed
-	}
-	select {
-	case c.writing <- struct{}{}:
-	default:
-		select {
-		case c.writing <- struct{}{}:
-		case <-c.closed:
-			return ErrClosed
-		case <-c.net.writeDeadline.Done():
-			return os.ErrDeadlineExceeded
-		}
-	}
-	if c.net.writeDeadline.Passed() {
-		<-c.writing
-		return os.ErrDeadlineExceeded
-	}
-	return nil
-}
-
-// whyNotWritten looks for the reason that the peer gave before it closed: a program that writes first
-// would otherwise see only a reset.
-func (c *conn) whyNotWritten(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) || c.isClosed() || !c.rmu.TryLock() {
-		return err
-	}
-	defer c.rmu.Unlock()
-	_ = c.net.SetReadDeadline(time.Now().Add(resetWait))
-	defer func() { _ = c.restoreReadDeadline() }()
-	_ = c.nextData()
-	if d, ok := errors.AsType[*DeniedError](c.readErr); ok {
-		return d
-	}
-	return err
-}
-
-// resetWait bounds how long a side waits to send or to receive the reason for a reset.
-const resetWait = 100 * time.Millisecond
-
-// CloseWrite ends this direction: the peer reads io.EOF after what was written. Reading goes on.
-func (c *conn) CloseWrite() error {
-	if err := c.lockWrite(); err != nil {
-		return c.opError("close", err)
-	}
-	defer func() { <-c.writing }()
-	if err := c.sendEnd(); err != nil {
-		return c.opError("close", err)
-	}
-	return nil
-}
-
-func (c *conn) sendEnd() error {
-	if c.wclosed {
-		return nil
-	}
-	var b [frameHeader]byte
-	putHeader(b[:], frameEnd, 0)
-	if err := c.writeFrame(b[:]); err != nil {
-		return err
-	}
-	c.wclosed = true
-	return nil
-}
-
 // Close ends both directions. Reads and writes in progress return ErrClosed.
 func (c *conn) Close() error {
 	err := c.opError("close", ErrClosed)
@@ -302,47 +183,6 @@ func (c *conn) Close() error {
 		err = c.net.Close()
 	})
 	return err
-}
-
-// reset tells the peer why it is cut off, then closes. It blocks for at most a second or so.
-func (c *conn) reset(d *DeniedError) {
-	if !c.failure.CompareAndSwap(nil, d) {
-		return
-	}
-	_ = c.net.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
-	defer c.net.Close()
-	t := time.NewTimer(resetWait)
-	defer t.Stop()
-	select {
-	case c.writing <- struct{}{}: // kept: nobody writes after a reset
-	case <-t.C:
-		return
-	}
-	if c.net.spilling() {
-		return
-	}
-	payload, err := json.Marshal(d)
-	if err != nil || len(payload) > maxResetJSON {
-		payload = nil
-	}
-	b := make([]byte, frameHeader, frameHeader+len(payload))
-	putHeader(b, frameReset, len(payload))
-	_ = c.net.SetWriteDeadline(time.Now().Add(resetWait))
-	if _, err := c.tls.Write(append(b, payload...)); err != nil {
-		return
-	}
-	c.net.linger()
-}
-
-// linger lets what was written reach the peer: closing a TCP socket with unread input would
-// destroy it. It reads and drops what still comes, bounded.
-func (c *netConn) linger() {
-	if c.CloseWrite() != nil {
-		return
-	}
-	const maxDrop = 1 << 20
-	_ = c.SetReadDeadline(time.Now().Add(10 * resetWait))
-	_, _ = io.Copy(io.Discard, io.LimitReader(c.Conn, maxDrop))
 }
 
 func (c *conn) SetDeadline(t time.Time) error {

@@ -32,8 +32,7 @@ type decisionLog struct {
 	sample uint64 // log one in so many allowed decisions; 0 none
 
 	counts     [policy.LayerGRPC + 1][policy.Allow + 1]atomic.Uint64
-	wouldDeny  atomic.Uint64
-	wouldAllow atomic.Uint64
+	would      [policy.Allow + 1]atomic.Uint64
 	cuts       atomic.Uint64
 	handshakes atomic.Uint64
 
@@ -55,7 +54,7 @@ func newDecisionLog(log *slog.Logger, sample int) *decisionLog {
 
 func (l *decisionLog) stats() Stats {
 	s := Stats{
-		WouldDeny: l.wouldDeny.Load(), WouldAllow: l.wouldAllow.Load(),
+		WouldDeny: l.would[policy.Deny].Load(), WouldAllow: l.would[policy.Allow].Load(),
 		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(),
 	}
 	for i := range l.counts {
@@ -73,12 +72,8 @@ func (l *decisionLog) record(ctx context.Context, r *policy.Request, d policy.De
 		n = l.counts[d.Layer][d.Verdict].Add(1)
 	}
 	if s := d.Shadow; s != nil {
-		switch {
-		case s.Verdict == d.Verdict:
-		case s.Verdict == policy.Allow:
-			l.wouldAllow.Add(1)
-		default:
-			l.wouldDeny.Add(1)
+		if s.Verdict != d.Verdict {
+			l.would[s.Verdict].Add(1)
 		}
 		for _, m := range s.Matches {
 			l.write(ctx, slog.LevelInfo, "policy on record", append(requestAttrs(r),

@@ -123,7 +123,7 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 	cs := tc.ConnectionState()
 	n.peer = newPeer(n, cs)
 	if cs.NegotiatedProtocol == alpnMesh {
-		return newConn(tc, n, m.frames), nil
+		return newConn(tc, n, m.buffers), nil
 	}
 	return tc, nil
 }

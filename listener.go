@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
@@ -93,7 +94,8 @@ type listener struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	start  sync.Once
+	start   sync.Once
+	serving atomic.Bool // Accept was called
 	once   sync.Once
 	wg     sync.WaitGroup
 	ready  chan net.Conn
@@ -113,7 +115,11 @@ func (l *listener) Accept() (net.Conn, error) {
 	if l.ctx.Err() != nil {
 		return nil, l.opError(ErrClosed)
 	}
-	l.start.Do(func() { l.wg.Go(l.acceptLoop) })
+	l.start.Do(func() {
+		l.serving.Store(true)
+		l.mesh.checkRules()
+		l.wg.Go(l.acceptLoop)
+	})
 	select {
 	case c := <-l.ready:
 		return c, nil
@@ -222,7 +228,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	n.peer.conn = sc
 	var c net.Conn = t
 	if cs.NegotiatedProtocol == alpnMesh {
-		sc.raw = newConn(t, n, l.mesh.frames)
+		sc.raw = newConn(t, n, l.mesh.buffers)
 		c = sc.raw
 	} else {
 		sc.deferred = l.mesh.defers(l.port)
@@ -232,7 +238,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		return
 	}
 	if cs.NegotiatedProtocol == alpnPeer {
-		l.mesh.servePeer(l.ctx, sc, t)
+		l.mesh.servePeer(sc, t)
 		return
 	}
 	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {

@@ -38,6 +38,9 @@ type Config struct {
 	// Also is asked whenever Policy, or the rules of the Bootstrap, have allowed: both must. It is for what no rule can say, and
 	// called as [policy.Then] has it. Nil asks nobody.
 	Also policy.AuthorizerFunc
+	// Tokens verifies the JSON Web Tokens of requests when a rule looks at their claims; see package policy/jwt. Nil leaves
+	// claims unavailable: such a rule then allows nothing, and denies. Whoever made it closes it, after the mesh.
+	Tokens policy.TokenVerifier
 
 	// Advertise is the IP address that others reach this process by. Empty means the address of the listener, or, for a
 	// listener on all addresses, the one that faces the control plane.
@@ -82,7 +85,7 @@ type Mesh struct {
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup // our goroutines
 	cert      atomic.Pointer[tls.Certificate]
-	frames    *sync.Pool
+	buffers   *buffers
 	conns     *connTable
 	decisions *decisionLog
 	dialed    dialedConns
@@ -98,6 +101,7 @@ type Mesh struct {
 	closed    bool
 	listeners map[string]*listener // by named port
 	deferred  map[string]bool      // ports whose requests are decided one by one
+	warnings  warnings
 	// What a program without HTTP need not link is reached by these alone.
 	web        http.RoundTripper // made by the first Transport
 	closeHTTP  func()
@@ -143,7 +147,7 @@ func newMesh(cfg Config) (*Mesh, error) {
 	m := &Mesh{
 		cfg: cfg, log: cfg.Logger, trace: cfg.Trace,
 		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
-		frames: newFramePool(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
+		buffers: newBuffers(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
 		listeners: make(map[string]*listener), deferred: make(map[string]bool),
 	}
 	if cfg.Advertise != "" {

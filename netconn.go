@@ -28,6 +28,9 @@ type netConn struct {
 	spillWrites   bool
 	writeDeadline deadline.Deadline
 
+	in  readAhead
+	out cork
+
 	mu        sync.Mutex
 	spill     chan struct{} // closed when the rest has been written; nil when there is none
 	spillErr  error
@@ -119,14 +122,22 @@ func (c *netConn) Write(p []byte) (int, error) {
 	if !c.spillWrites {
 		return c.Conn.Write(p)
 	}
+	if c.out.take(p) {
+		return len(p), c.flush(maxCork)
+	}
+	return len(p), c.send(p)
+}
+
+// send writes all of p, or starts a spill with the rest.
+func (c *netConn) send(p []byte) error {
 	if err := c.waitSpill(); err != nil {
-		return 0, err
+		return err
 	}
 	n, err := c.Conn.Write(p)
 	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
+		return err
 	}
-	return len(p), c.startSpill(p[n:])
+	return c.startSpill(p[n:])
 }
 
 // waitSpill returns once nothing is left of an earlier write, or with an error when it failed or when

@@ -28,7 +28,7 @@ const (
 )
 
 // servePeer answers one member's question.
-func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
+func (m *Mesh) servePeer(sc *serverConn, t *tls.Conn) {
 	if !sc.net.peer.ID.MemberOf(m.trustDomain) {
 		_ = t.Close() // what holds the mesh together is for its members
 		return
@@ -95,7 +95,7 @@ func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit in
 	if len(peers) == 0 {
 		return nil, errors.New("no peer is known")
 	}
-	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] }) //nolint:gosec // any order will do
 	var errs []error
 	for _, addr := range peers[:min(len(peers), relayPeers)] {
 		body, err := m.askPeer(ctx, addr, path, q, limit)

@@ -1,0 +1,111 @@
+package mesh
+
+import (
+	"sync"
+)
+
+// TLS hands each record to the connection below it on its own, and asks for one at a time. Under our own framing, and for large
+// transfers only, netConn puts records together: a system call for 256 KiB out, one for 64 KiB in.
+const (
+	maxCork   = 256 << 10
+	readBatch = 64 << 10
+)
+
+// buffers are shared by the connections of a mesh: an idle one holds none.
+type buffers struct {
+	frames sync.Pool // *[maxRecord]byte
+	corks  sync.Pool // *[]byte
+	reads  sync.Pool // *[readBatch]byte
+}
+
+func newBuffers() *buffers {
+	b := new(buffers)
+	b.frames.New = func() any { return new([maxRecord]byte) }
+	b.corks.New = func() any { big := make([]byte, 0, maxCork+2*maxRecord); return &big }
+	b.reads.New = func() any { return new([readBatch]byte) }
+	return b
+}
+
+// cork holds back what is written while one large Write is cut into records.
+type cork struct {
+	mu     sync.Mutex
+	active bool
+	held   []byte
+}
+
+// take keeps p when the cork is in.
+func (k *cork) take(p []byte) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.active {
+		k.held = append(k.held, p...)
+	}
+	return k.active
+}
+
+// putCork holds back what is written from now on, in buf.
+func (c *netConn) putCork(buf []byte) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.active, c.out.held = true, buf[:0]
+}
+
+// pullCork sends what was held back, and returns the buffer.
+func (c *netConn) pullCork() ([]byte, error) {
+	err := c.flush(0)
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	buf := c.out.held
+	c.out.active, c.out.held = false, nil
+	return buf, err
+}
+
+// flush sends what is held back when it is more than limit bytes.
+func (c *netConn) flush(limit int) error {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if len(c.out.held) <= limit {
+		return nil
+	}
+	err := c.send(c.out.held)
+	c.out.held = c.out.held[:0]
+	return err
+}
+
+// readAhead reads more than it is asked for while there is plenty. TLS calls it from one goroutine at a time.
+type readAhead struct {
+	pool   *sync.Pool       // nil: never
+	buf    *[readBatch]byte // nil unless unread is not empty
+	unread []byte
+	plenty bool // the last read filled what it was given
+}
+
+// Read implements net.Conn.
+func (c *netConn) Read(p []byte) (int, error) {
+	r := &c.in
+	if len(r.unread) == 0 {
+		if r.pool == nil || !r.plenty {
+			n, err := c.Conn.Read(p)
+			r.plenty = n == len(p) && n >= 1<<10
+			return n, err
+		}
+		r.buf = r.pool.Get().(*[readBatch]byte)
+		n, err := c.Conn.Read(r.buf[:])
+		r.plenty = n > len(p)
+		if n == 0 {
+			r.release()
+			return 0, err
+		}
+		r.unread = r.buf[:n]
+	}
+	n := copy(p, r.unread)
+	if r.unread = r.unread[n:]; len(r.unread) == 0 {
+		r.release()
+	}
+	return n, nil
+}
+
+func (r *readAhead) release() {
+	r.pool.Put(r.buf)
+	r.buf = nil
+}
