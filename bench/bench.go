@@ -15,8 +15,9 @@ import (
 type bench struct {
 	env       env
 	quick     bool
-	only      *regexp.Regexp
-	rounds    int // instead of the workload's own; 0 is those
+	only      *regexp.Regexp // workloads
+	with      *regexp.Regexp // contenders
+	rounds    int            // instead of the workload's own; 0 is those
 	roundTime time.Duration
 	log       io.Writer
 
@@ -74,7 +75,7 @@ func (b *bench) start(ctx context.Context, selected []workload) {
 	b.pairs = make(map[string]*contender)
 	for _, w := range selected {
 		for _, name := range w.contenders {
-			if !w.pairs || b.pairs[name] != nil || slices.ContainsFunc(b.skipped, func(s string) bool { return s == name }) {
+			if !w.pairs || b.pairs[name] != nil || !b.with.MatchString(name) || slices.Contains(b.skipped, name) {
 				continue
 			}
 			c, err := b.env.start(ctx, name)
@@ -99,7 +100,7 @@ func (b *bench) stop() {
 func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 	var names []string
 	for _, n := range w.contenders {
-		if !w.pairs || b.pairs[n] != nil {
+		if b.with.MatchString(n) && (!w.pairs || b.pairs[n] != nil) {
 			names = append(names, n)
 		}
 	}
@@ -135,6 +136,9 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 			}
 			r[name][i] = f
 		}
+	}
+	for _, c := range b.pairs {
+		c.unload()
 	}
 	o := summarise(w, names, r)
 	for name, err := range failed {

@@ -20,6 +20,7 @@ type contender struct {
 	name           string
 	server, client *child
 	proxies        []*exec.Cmd
+	loaded         load // what the client is prepared for
 }
 
 // env is what is needed to start a contender.
@@ -115,12 +116,15 @@ const (
 	figMemory = "memory"
 )
 
-// measure makes one round of a load.
+// measure makes one round of a load. Connections are kept from one round to the next, until unload.
 func (c *contender) measure(l load) (figures, error) {
 	fail := func(err error) (figures, error) { return nil, fmt.Errorf("%s: %s: %w", c.name, l.Kind, err) }
-	defer func() { _, _ = c.client.ask(command{Op: "finish"}) }()
-	if _, err := c.client.ask(command{Op: "prepare", Load: l}); err != nil {
-		return fail(err)
+	if c.loaded != l {
+		c.unload()
+		if _, err := c.client.ask(command{Op: "prepare", Load: l}); err != nil {
+			return fail(err)
+		}
+		c.loaded = l
 	}
 	before, err := c.used()
 	if err != nil {
@@ -144,4 +148,12 @@ func (c *contender) measure(l load) (figures, error) {
 		figBytes:  float64(u.Bytes) / ops,
 		figMemory: c.kib(),
 	}, nil
+}
+
+// unload closes what the client has open for its load.
+func (c *contender) unload() {
+	if c.loaded != (load{}) {
+		_, _ = c.client.ask(command{Op: "finish"})
+		c.loaded = load{}
+	}
 }

@@ -45,6 +45,7 @@ func parentMain(ctx context.Context) error {
 	b := bench{log: os.Stderr, roundTime: fullRoundTime}
 	out := flag.String("o", "", "write results.md, results.json and results.svg to this `directory`")
 	run := flag.String("run", "", "only workloads whose name matches this `regexp`")
+	with := flag.String("with", "", "only contenders whose name matches this `regexp`")
 	list := flag.Bool("list", false, "list the workloads and end")
 	flag.BoolVar(&b.quick, "quick", false, "a minute at most")
 	flag.IntVar(&b.rounds, "rounds", 0, "rounds of every workload, instead of its own number")
@@ -54,15 +55,18 @@ func parentMain(ctx context.Context) error {
 	if b.only, err = regexp.Compile(*run); err != nil {
 		return err
 	}
+	if b.with, err = regexp.Compile(*with); err != nil {
+		return err
+	}
 	if *list {
 		for _, w := range workloads() {
 			fmt.Fprintf(os.Stdout, "%-22s %s\n", w.name, w.title)
 		}
 		return nil
 	}
-	limit := 15 * time.Minute
+	limit := 14 * time.Minute
 	if b.quick {
-		b.roundTime, limit = quickRoundTime, time.Minute
+		b.roundTime, limit = quickRoundTime, 50*time.Second
 	}
 	for _, dir := range []string{*out, b.env.profile} {
 		if dir != "" {

@@ -43,8 +43,8 @@ func raw() []string {
 }
 
 const (
-	fullRounds  = 9
-	quickRounds = 6
+	fullRounds  = 31
+	quickRounds = 19
 )
 
 // loadWorkload measures one load in every contender.
@@ -148,6 +148,6 @@ func bytesName(n int) string {
 
 // How long a load runs in one round.
 const (
-	fullRoundTime  = 200 * time.Millisecond
-	quickRoundTime = 80 * time.Millisecond
+	fullRoundTime  = 60 * time.Millisecond
+	quickRoundTime = 30 * time.Millisecond
 )
