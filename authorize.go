@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"crypto/tls"
+	"time"
 
 	"github.com/intramesh/mesh/policy"
 )
@@ -18,7 +19,8 @@ func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
 		return err
 	}
 	sc.fill(r)
-	if _, d := m.decide(ctx, r); d != nil {
+	r.Tokens = m.cfg.Tokens
+	if _, d := m.decideRequest(ctx, r); d != nil {
 		m.decisions.denied(ctx, d, r, sc.net.peer)
 		return d
 	}
@@ -39,12 +41,43 @@ func (m *Mesh) connOfPeer(ctx context.Context, r *policy.Request) (*serverConn, 
 
 // decide asks the rules, and counts.
 func (m *Mesh) decide(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
+	return m.decided(ctx, r, m.policy.Authorize(ctx, r))
+}
+
+// retryTime bounds how long a request waits for what its decision lacks, an issuer's keys for example.
+const retryTime = 2 * time.Second
+
+// decideRequest is decide for a request that can wait a little.
+func (m *Mesh) decideRequest(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
 	dec := m.policy.Authorize(ctx, r)
+	if mayChange(dec) {
+		wait, cancel := context.WithTimeout(ctx, retryTime)
+		defer cancel()
+		for mayChange(dec) && wait.Err() == nil && m.ctx.Err() == nil {
+			select {
+			case <-dec.Retry:
+				dec = m.policy.Authorize(ctx, r)
+			case <-wait.Done():
+			case <-m.ctx.Done():
+			}
+		}
+	}
+	return m.decided(ctx, r, dec)
+}
+
+// mayChange reports whether a denial may come out otherwise in a moment.
+func mayChange(d policy.Decision) bool { return d.Verdict != policy.Allow && d.Retry != nil }
+
+func (m *Mesh) decided(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
+	if dec.Verdict == policy.Allow && !dec.NotAfter.IsZero() && !time.Now().Before(dec.NotAfter) {
+		dec.Verdict, dec.Reason = policy.Deny, "what allowed it has ended"
+	}
 	m.decisions.record(ctx, r, dec)
 	m.trace.decided(r, dec)
 	if dec.Verdict == policy.Allow {
 		return dec, nil
 	}
+	dec.Retry = nil
 	return dec, &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
 }
 
@@ -57,11 +90,12 @@ func (m *Mesh) DeferToRequests(port ...string) {
 		port = []string{""}
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.refuseHTTP = refuseHTTP
 	for _, p := range port {
 		m.deferred[p] = true
 	}
+	m.mu.Unlock()
+	m.checkRules()
 }
 
 func (m *Mesh) defers(port string) bool {
@@ -96,6 +130,7 @@ func (m *Mesh) watch(ctx context.Context) {
 	verify := true
 	rules, trust := changed(m.policy), changed(m.identity)
 	for {
+		m.checkRules()
 		m.recheckAll(ctx, verify) // after the channels were taken: no change is missed
 		verify = true
 		select {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +15,10 @@ type inflight struct {
 	req policy.Request
 	// cut ends the request. It is called with serverConn.mu held and at most once.
 	cut   func(*DeniedError)
-	timer *time.Timer // ends what the decision allowed for a time only; may be nil
+	timer *time.Timer // decides again what was allowed for a time only; may be nil
+
+	// deciding is set until it is let in, which may take a moment; again when it is to be decided once more then.
+	deciding, again bool
 }
 
 // cutGrace is left to a handler of a protocol without a way to break one request, before its connection is closed.
@@ -26,6 +28,8 @@ const cutGrace = 50 * time.Millisecond
 // owes end, unless the request is denied.
 func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 	sc.fill(&f.req)
+	f.req.Tokens = sc.mesh.cfg.Tokens
+	f.deciding = true
 	sc.mu.Lock()
 	if sc.inflight == nil {
 		sc.inflight = make(map[*inflight]struct{})
@@ -36,18 +40,40 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 	}
 	sc.inflight[f] = struct{}{}
 	sc.mu.Unlock()
-	dec, denied := sc.mesh.decide(ctx, &f.req)
-	if denied != nil {
-		sc.end(f)
-		sc.mesh.decisions.denied(ctx, denied, &f.req, sc.net.peer)
-		return denied
+	for {
+		dec, denied := sc.mesh.decideRequest(ctx, &f.req)
+		if denied != nil {
+			sc.end(f)
+			sc.mesh.decisions.denied(ctx, denied, &f.req, sc.net.peer)
+			return denied
+		}
+		if sc.letIn(f, dec.NotAfter) {
+			return nil
+		}
 	}
-	if !dec.NotAfter.IsZero() {
-		sc.mu.Lock()
-		f.timer = time.AfterFunc(time.Until(dec.NotAfter), func() { sc.recheckRequests(sc.mesh.ctx) })
-		sc.mu.Unlock()
+}
+
+// letIn reports whether the decision about f still counts: what is to be decided again was not when it was taken.
+func (sc *serverConn) letIn(f *inflight, until time.Time) bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	f.deciding, f.again = f.again, false
+	if f.deciding {
+		return false
 	}
-	return nil
+	sc.limit(f, until)
+	return true
+}
+
+// limit has f decided again at a time, never for the zero one. The caller holds mu.
+func (sc *serverConn) limit(f *inflight, until time.Time) {
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+	if _, ok := sc.inflight[f]; ok && !until.IsZero() {
+		f.timer = time.AfterFunc(time.Until(until), func() { sc.recheckRequest(sc.mesh.ctx, f) })
+	}
 }
 
 // end forgets a request that is over.
@@ -72,13 +98,42 @@ func (sc *serverConn) keep(f *inflight) {
 // recheckRequests ends the requests under way that are no longer allowed.
 func (sc *serverConn) recheckRequests(ctx context.Context) {
 	sc.mu.Lock()
-	all := slices.Collect(maps.Keys(sc.inflight))
-	sc.mu.Unlock()
-	for _, f := range all {
-		if _, denied := sc.mesh.decide(ctx, &f.req); denied != nil {
-			sc.cutRequest(ctx, f, denied)
+	all := make([]*inflight, 0, len(sc.inflight))
+	for f := range sc.inflight {
+		if f.deciding {
+			f.again = true
+		} else {
+			all = append(all, f)
 		}
 	}
+	sc.mu.Unlock()
+	for _, f := range all {
+		sc.recheckRequest(ctx, f)
+	}
+}
+
+func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
+	dec := sc.mesh.policy.Authorize(ctx, &f.req)
+	if mayChange(dec) {
+		// Others must not wait with it.
+		sc.mesh.spawn(func() { sc.settle(sc.mesh.ctx, f, sc.mesh.decideRequest) })
+		return
+	}
+	sc.settle(ctx, f, func(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
+		return sc.mesh.decided(ctx, r, dec)
+	})
+}
+
+// settle acts on a decision about a request under way.
+func (sc *serverConn) settle(ctx context.Context, f *inflight, decide func(context.Context, *policy.Request) (policy.Decision, *DeniedError)) {
+	dec, denied := decide(ctx, &f.req)
+	if denied != nil {
+		sc.cutRequest(ctx, f, denied)
+		return
+	}
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.limit(f, dec.NotAfter)
 }
 
 func (sc *serverConn) cutRequest(ctx context.Context, f *inflight, d *DeniedError) {

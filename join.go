@@ -268,9 +268,16 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 		q.Set("refused", strconv.FormatUint(r.Refused, 10))
 		q.Set("reason", r.Reason)
 	}
+	ctx, stop := m.warnings.report(ctx, q)
+	defer stop()
 	body, err := m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
-	if err == nil || ctx.Err() != nil {
-		return body, err
+	switch {
+	case err == nil:
+		return body, nil
+	case errors.Is(context.Cause(ctx), errWarnings):
+		return nil, nil // ask again at once, with what there is to report
+	case ctx.Err() != nil:
+		return nil, err
 	}
 	if body, perr := m.askPeers(ctx, wire.PathBundle, q, wire.MaxBundleBytes); perr == nil && body != nil {
 		m.log.Warn("the control plane does not answer: rules came from a peer", "error", err)

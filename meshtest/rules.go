@@ -66,10 +66,14 @@ func (r *rules) set(documents []string) error {
 
 // Authorize implements [policy.Authorizer].
 func (r *rules) Authorize(ctx context.Context, req *policy.Request) policy.Decision {
+	return r.Engine().Authorize(ctx, req)
+}
+
+// Engine returns the rules in force, see [policy.EngineOf].
+func (r *rules) Engine() *policy.Engine {
 	r.mu.RLock()
-	engine := r.engine
-	r.mu.RUnlock()
-	return engine.Authorize(ctx, req)
+	defer r.mu.RUnlock()
+	return r.engine
 }
 
 // Changed makes open connections be decided again, see [policy.Authorizer].

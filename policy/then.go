@@ -48,3 +48,21 @@ func (t *then) Changed() <-chan struct{} {
 	}
 	return nil
 }
+
+// EngineOf returns the engine that an Authorizer of this package decides by, or one with a method
+//
+//	Engine() *Engine
+//
+// Nil means that it has none, for now.
+func EngineOf(a Authorizer) *Engine {
+	switch a := a.(type) {
+	case *Engine:
+		return a
+	case interface{ Engine() *Engine }:
+		return a.Engine()
+	}
+	return nil
+}
+
+// Engine is that of the rules.
+func (t *then) Engine() *Engine { return EngineOf(t.rules) }

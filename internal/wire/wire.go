@@ -12,6 +12,7 @@ const (
 	// PathBundle answers GET with a signed bundle newer than the query's "after", or with 204
 	// when there is none within the query's "wait" (a Go duration, held to less than a minute).
 	// The query's "refused" and "reason" report a bundle that the member did not take; "instance" says who.
+	// Each "warning" is something in the rules that a listener of the member can't evaluate.
 	PathBundle = "/v1/bundle"
 )
 
@@ -19,6 +20,12 @@ const (
 const (
 	MaxJoinBytes   = 64 << 10
 	MaxBundleBytes = 16 << 20
+)
+
+// MaxWarnings bounds how many warnings a member reports, MaxWarning the bytes of each.
+const (
+	MaxWarnings = 16
+	MaxWarning  = 300
 )
 
 // A Join is what a member needs to take part in the gossip.
