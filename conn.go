@@ -199,7 +199,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	}
 	c.readDeadline.Store(ns)
 	if c.failure.Load() == nil { // else a reset is under way and has its own
-		return c.net.SetReadDeadline(t)
+		if err := c.net.SetReadDeadline(t); err != nil || c.failure.Load() == nil {
+			return err
+		}
+		return c.net.SetReadDeadline(time.Unix(1, 0)) // it began meanwhile, and waits for the reader to leave
 	}
 	return nil
 }

@@ -36,6 +36,9 @@ func (c *conn) reset(d *DeniedError) {
 	if _, err := c.tls.Write(append(b, payload...)); err != nil {
 		return
 	}
+	// Until the reader has left, linger would share the deadline with it, and what comes in.
+	c.rmu.Lock()
+	c.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
 	c.net.linger()
 }
 
