@@ -109,7 +109,7 @@ func profile(prefix string) (stop func()) {
 	if prefix == "" {
 		return func() {}
 	}
-	runtime.MemProfileRate = 4 << 10
+	runtime.MemProfileRate = 64 << 10
 	cpu, err := os.Create(prefix + ".cpu.pprof")
 	if err != nil {
 		return func() {}

@@ -15,7 +15,7 @@ import (
 )
 
 // figRule is how much memory a compiled rule holds.
-const figRule = "B/rule"
+const figRule = "a rule's memory"
 
 // A local is something to do n times within this process.
 type local func(n int) error

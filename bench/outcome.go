@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
 )
 
 // An outcome is what the report says of a workload.
@@ -118,7 +117,7 @@ func format(figure string, v float64) string {
 		return fmt.Sprintf("%.2f MiB", v/(1<<20))
 	case figMemory:
 		return fmt.Sprintf("%.1f MiB", v/1024)
-	case figBytes:
+	case figBytes, figRule:
 		return fmt.Sprintf("%.0f B", v)
 	case figAllocs:
 		if v >= 10 {
@@ -126,18 +125,19 @@ func format(figure string, v float64) string {
 		}
 		return fmt.Sprintf("%.1f", v)
 	}
-	return fmt.Sprintf("%.3g", v)
+	return fmt.Sprintf("%.1f", v)
 }
 
 // duration writes nanoseconds with three digits.
 func duration(ns float64) string {
-	switch d := time.Duration(ns); {
-	case d >= time.Second:
-		return fmt.Sprintf("%.3g s", ns/1e9)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.3g ms", ns/1e6)
-	case d >= time.Microsecond:
-		return fmt.Sprintf("%.3g µs", ns/1e3)
+	unit, name := 1.0, "ns"
+	switch {
+	case ns >= 999.5e6:
+		unit, name = 1e9, "s"
+	case ns >= 999.5e3:
+		unit, name = 1e6, "ms"
+	case ns >= 999.5:
+		unit, name = 1e3, "µs"
 	}
-	return fmt.Sprintf("%.3g ns", ns)
+	return fmt.Sprintf("%.3g %s", ns/unit, name)
 }

@@ -159,7 +159,7 @@ func (o outcome) markdown(b *strings.Builder) {
 			}
 			if f == figCPU {
 				for _, base := range o.Baselines {
-					fmt.Fprintf(b, " %.2f |", r.CPU[base].Median)
+					fmt.Fprintf(b, " %s |", r.CPU[base])
 				}
 			}
 		}

@@ -25,7 +25,7 @@ func cpuTime() time.Duration {
 func processCPU(pid int) (time.Duration, error) {
 	const cpuClockSched = 2
 	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|cpuClockSched), &t); err != nil {
+	if err := unix.ClockGettime(int32(^pid<<3|cpuClockSched), &t); err != nil { //nolint:gosec // process ids are small
 		return 0, fmt.Errorf("processor time of %d: %w", pid, err)
 	}
 	return time.Duration(t.Nano()), nil

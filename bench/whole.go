@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,12 @@ func wholeWorkloads() []workload {
 		{
 			name: "start", title: "From the start of a process to its first answer", contenders: direct, baselines: []string{nameTLS},
 			headline: figTime, rounds: 9, quickRounds: minRounds, measure: measureStart,
-			goals: []goal{ours(figTime, "", 100e6), ours(figMemory, "", 15<<10)},
+			goals: []goal{ours(figTime, "", 100e6)},
+		},
+		{
+			name: "member", title: "A small process that gossips, listens and has made a call", contenders: []string{nameOurs},
+			headline: figMemory, rounds: minRounds, measure: measureMember,
+			goals: []goal{ours(figMemory, "", 15<<10), ours(figTime, "", 100e6)},
 		},
 		{
 			name: "size", title: "The smallest program, examples/minimal, stripped", contenders: []string{nameOurs},
@@ -152,32 +158,46 @@ func measureStart(ctx context.Context, b *bench, name string) (figures, error) {
 	})
 }
 
-func measureSize(ctx context.Context, b *bench, _ string) (figures, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	work, err := exec.CommandContext(ctx, "go", "env", "GOWORK").Output()
-	if err != nil {
-		return nil, err
-	}
-	root := filepath.Dir(strings.TrimSpace(string(work)))
-	in := func(args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the arguments are below
-		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, fmt.Errorf("go %s: %w", args[0], err)
+// measureMember starts bench/member, which has nothing in it that the bench needs and others don't.
+func measureMember(ctx context.Context, b *bench, name string) (figures, error) {
+	file := filepath.Join(b.env.dir, "member")
+	if _, err := os.Stat(file); err != nil {
+		if _, err := goTool(ctx, "build", "-o", file, "./bench/member"); err != nil {
+			return nil, err
 		}
-		return out, nil
 	}
+	return b.freshPair(ctx, name, func(c *contender) (figures, error) {
+		cmd := exec.CommandContext(ctx, file, filepath.Join(b.env.dir, clientName), c.server.addrs[svcRaw]) //nolint:gosec // our own program
+		cmd.Stderr = os.Stderr
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		_, err = bufio.NewReader(out).ReadString('\n')
+		f := figures{figTime: float64(time.Since(start)), figMemory: residentKiB(cmd.Process.Pid)}
+		_ = in.Close()
+		return f, errors.Join(err, cmd.Wait())
+	})
+}
+
+func measureSize(ctx context.Context, b *bench, _ string) (figures, error) {
 	file := filepath.Join(b.env.dir, "minimal")
-	if _, err := in("build", "-trimpath", "-ldflags=-s -w", "-o", file, "./examples/minimal"); err != nil {
+	if _, err := goTool(ctx, "build", "-trimpath", "-ldflags=-s -w", "-o", file, "./examples/minimal"); err != nil {
 		return nil, err
 	}
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, err
 	}
-	linked, err := in("list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./examples/minimal")
+	linked, err := goTool(ctx, "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./examples/minimal")
 	if err != nil {
 		return nil, err
 	}
@@ -186,4 +206,21 @@ func measureSize(ctx context.Context, b *bench, _ string) (figures, error) {
 		modules[m] = true
 	}
 	return figures{figSize: float64(info.Size()), figModules: float64(len(modules))}, nil
+}
+
+// goTool runs the go command in the repository's root.
+func goTool(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	work, err := exec.CommandContext(ctx, "go", "env", "GOWORK").Output()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the arguments are this file's
+	cmd.Dir, cmd.Env = filepath.Dir(strings.TrimSpace(string(work))), append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go %s: %w", args[0], err)
+	}
+	return out, nil
 }
