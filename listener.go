@@ -96,12 +96,12 @@ type listener struct {
 
 	start   sync.Once
 	serving atomic.Bool // Accept was called
-	once   sync.Once
-	wg     sync.WaitGroup
-	ready  chan net.Conn
-	failed chan struct{} // closed when inner can accept no more
-	err    error         // why; set before failed is closed
-	slots  chan struct{}
+	once    sync.Once
+	wg      sync.WaitGroup
+	ready   chan net.Conn
+	failed  chan struct{} // closed when inner can accept no more
+	err     error         // why; set before failed is closed
+	slots   chan struct{}
 
 	mu      sync.Mutex
 	pending []*netConn // in handshake, oldest first
