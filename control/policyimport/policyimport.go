@@ -53,7 +53,13 @@ type Note struct {
 }
 
 // String returns "file:line: message".
-func (n Note) String() string { return n.Place.String() + ": " + n.Message }
+func (n Note) String() string {
+	s := n.Place.String() + ": " + n.Message
+	if n.Widens {
+		s += "; without it, more may be allowed"
+	}
+	return s
+}
 
 // A Document is one that was made, and the place in the source that it comes from.
 type Document struct {
@@ -63,9 +69,9 @@ type Document struct {
 
 // A Result is what became of the files.
 type Result struct {
-	Documents []Document
+	Documents []Document `json:"documents"`
 	// Notes are in the order of the source.
-	Notes []Note
+	Notes []Note `json:"notes"`
 }
 
 // Widens reports whether a note says that something of the source is lost that denied.

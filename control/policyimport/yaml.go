@@ -52,11 +52,7 @@ func (r *Result) has(document string) bool {
 }
 
 func comment(b *bytes.Buffer, n Note) {
-	what := "not carried over"
-	if n.Widens {
-		what = "WIDER THAN THE SOURCE"
-	}
-	fmt.Fprintf(b, "# %s: %s\n", what, line(n.String()))
+	fmt.Fprintf(b, "# not carried over: %s\n", line(n.String()))
 }
 
 // line keeps text on one line, so that it can't get out of a comment.

@@ -19,9 +19,6 @@ import (
 //
 // Of YAML, aliases, tags and merge keys are refused: a rule reads as it stands.
 func Parse(name string, data []byte) ([]policy.Document, error) {
-	if isJSON(data) {
-		return policy.Parse(name, data)
-	}
 	nodes, err := Nodes(name, data)
 	if err != nil {
 		return nil, err

@@ -15,29 +15,37 @@ import (
 
 // readDocuments reads files, the YAML and JSON files of directories, and standard input for "-".
 func readDocuments(names []string, stdin io.Reader) ([]policy.Document, error) {
-	var all []policy.Document
+	all, err := locateDocuments(names, stdin)
+	docs := make([]policy.Document, len(all))
+	for i, d := range all {
+		docs[i] = d.Document
+	}
+	return docs, err
+}
+
+// locateDocuments is readDocuments for who wants to know where they stand.
+func locateDocuments(names []string, stdin io.Reader) ([]rulesfile.Document, error) {
+	var all []rulesfile.Document
 	from := make(map[string]string)
 	for _, name := range names {
-		files, err := expand(name)
+		files, err := expand(name, ".yaml", ".yml", ".json")
 		if err != nil {
 			return nil, err
 		}
 		for _, f := range files {
-			r := stdin
-			if f == "-" {
-				f = "<stdin>"
-			} else {
-				r = nil
+			name, data, err := readFile(f, stdin)
+			if err != nil {
+				return nil, err
 			}
-			docs, err := readFile(f, r)
+			docs, err := rulesfile.Load(name, data)
 			if err != nil {
 				return nil, err
 			}
 			for _, d := range docs {
 				if first, dup := from[d.Metadata.Name]; dup {
-					return nil, inputError{fmt.Errorf("%s: the name %q is taken by a document in %s", f, d.Metadata.Name, first)}
+					return nil, inputError{fmt.Errorf("%s: the name %q is taken by a document in %s", name, d.Metadata.Name, first)}
 				}
-				from[d.Metadata.Name] = f
+				from[d.Metadata.Name] = name
 			}
 			all = append(all, docs...)
 		}
@@ -45,7 +53,8 @@ func readDocuments(names []string, stdin io.Reader) ([]policy.Document, error) {
 	return all, nil
 }
 
-func expand(name string) ([]string, error) {
+// expand returns the name, or the files in the directory that have one of the extensions.
+func expand(name string, extensions ...string) ([]string, error) {
 	if name == "-" {
 		return []string{name}, nil
 	}
@@ -62,29 +71,32 @@ func expand(name string) ([]string, error) {
 	}
 	var files []string
 	for _, e := range entries {
-		if !e.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(e.Name()))) {
+		if !e.IsDir() && slices.Contains(extensions, strings.ToLower(filepath.Ext(e.Name()))) {
 			files = append(files, filepath.Join(name, e.Name()))
 		}
 	}
 	if len(files) == 0 {
-		return nil, inputError{fmt.Errorf("directory %s holds no .yaml, .yml or .json file", name)}
+		return nil, inputError{fmt.Errorf("directory %s holds no %s file", name, strings.Join(extensions, ", "))}
 	}
 	return files, nil
 }
 
-// readFile reads r, or the file of that name when r is nil.
-func readFile(name string, r io.Reader) ([]policy.Document, error) {
-	if r == nil {
+// readFile reads a file, or standard input for "-". It returns the name to call it by.
+func readFile(name string, stdin io.Reader) (string, []byte, error) {
+	r := stdin
+	if name == "-" {
+		name = "<stdin>"
+	} else {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return name, nil, err
 		}
 		defer f.Close()
 		r = f
 	}
 	data, err := io.ReadAll(io.LimitReader(r, wire.MaxBundleBytes+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return name, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return rulesfile.Parse(name, data)
+	return name, data, nil
 }

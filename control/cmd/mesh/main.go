@@ -1,8 +1,8 @@
 // Command mesh runs the control plane of a mesh, and talks to a running one.
 //
-// It exits with 0 when it did what was asked, 1 when "explain" says denied, 2 when it was called
-// wrongly, 3 when no control plane answers, 4 when what was given to it is not accepted, and 5
-// when something else failed.
+// It exits with 0 when it did what was asked, 1 when "explain" says denied, "policy lint" has something
+// to tell or "policy test" fails, 2 when it was called wrongly, 3 when no control plane answers, 4
+// when what was given to it is not accepted, and 5 when something else failed.
 package main
 
 import (
@@ -47,7 +47,7 @@ type app struct {
 	called bool // the arguments were in order
 }
 
-// errDenied makes explain exit with 1; what there is to say was said.
+// errDenied makes explain, lint and test exit with 1; what there is to say was said.
 var errDenied = errors.New("denied")
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -8,10 +8,10 @@ import (
 	"strconv"
 
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/policyimport"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/policy"
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v4"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -21,7 +21,7 @@ func (a *app) policyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.listCommand(), a.deleteCommand())
+	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.lintCommand(), a.testCommand(), a.importCommand())
 	return cmd
 }
 
@@ -139,23 +139,10 @@ func printYAML(w io.Writer, d policy.Document) error {
 	if err != nil {
 		return err
 	}
-	var n yaml.Node
-	if err := yaml.Load(data, &n); err != nil {
-		return err
-	}
-	plain(&n)
-	out, err := yaml.Dump(&n, yaml.WithIndent(2))
+	out, err := policyimport.YAML(data)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(w, bytes.NewReader(out))
 	return err
-}
-
-// plain drops JSON's braces and quotes; the writer puts back the quotes that are needed.
-func plain(n *yaml.Node) {
-	n.Style = 0
-	for _, c := range n.Content {
-		plain(c)
-	}
 }
