@@ -137,7 +137,9 @@ func drawStep(t *rapid.T) step {
 		}), 1, 2).Draw(t, "renew")
 	}
 	if rapid.IntRange(0, 1).Draw(t, "changes") == 0 {
-		rules := rapid.SliceOfN(rapid.Custom(drawRule), 0, 5).Draw(t, "rules")
+		x, y := modelRule{Path: "/x"}, modelRule{Path: "/y"}
+		rules := rapid.SampledFrom([][]modelRule{{x, y}, {x}, {y}, {{}}, {}}).Draw(t, "rules") // changes between these are the telling ones
+		rules = append(slices.Clone(rules), rapid.SliceOfN(rapid.Custom(drawRule), 0, 3).Draw(t, "and")...)
 		s.Rules = &rules
 	}
 	if rapid.IntRange(0, 4).Draw(t, "trusts") == 0 {

@@ -1,0 +1,59 @@
+package main
+
+// Which tests have to notice. The published cases alone must find a broken matcher.
+const (
+	cases  = "TestPublishedCases"
+	wire   = "TestPathSpellings|TestHostSpellings|TestMethodSpellings|TestHeaderLines|TestClaimsOfIdentity"
+	model  = "TestModel$"
+	oracle = "TestEngineAgreesWithNaiveEvaluator"
+	bundle = "TestOpen"
+)
+
+var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
+	// The three values.
+	{"a deny without an identity does not match", "policy/match.go", "q.unknownPeer = a == ActionDeny", "q.unknownPeer = false", cases},
+	{"an allow without an identity matches", "policy/match.go", "q.unknownPeer = a == ActionDeny", "q.unknownPeer = true", cases},
+	{"a deny of unseen requests does not match", "policy/match.go", "(a == ActionDeny) != deferred && a != ActionAudit", "deferred", cases},
+	{"an allow of unseen requests matches", "policy/match.go", "(a == ActionDeny) != deferred && a != ActionAudit", "deferred || !deferred", cases},
+	{"deferred is not looked at", "policy/match.go", "(a == ActionDeny) != deferred && a != ActionAudit", "a == ActionDeny || deferred && false", cases},
+	{"one line of a header is enough for an allow", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = true", cases},
+	{"all lines of a header are needed for a deny", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = false", cases},
+	{"an absent header has every value", "policy/match.go", "return c.values == nil", "return true", cases},
+	{"a path that is none is known", "policy/match.go", `q.Layer == LayerHTTP && q.Path != "" && q.Path[0] == '/'`, "q.Layer == LayerHTTP", cases},
+	{"a gRPC method may start with a slash", "policy/match.go", ` && q.GRPCMethod[0] != '/'`, "", cases},
+	// Who.
+	{"trust domains are not looked at", "policy/match.go", `s.own == "" || s.own == q.trustDomain`, "true", cases},
+	{"notServices is not looked at", "policy/match.go", "ours && s.notServices.match(q.service)", "false", cases},
+	{"notTrustDomains and notValues are not looked at", "policy/match.go", " && !not.match(s)", "", cases},
+	{"notIps is not looked at", "policy/match.go", " && !contains(not, addr)", "", cases},
+	{"IPv4 in IPv6 stays what it is", "policy/match.go", `q.SourceAddr.Unmap().WithZone("")`, "q.SourceAddr", cases},
+	{"a prefix of services is not looked up by segment", "policy/index.go", "ix.prefix[name[:i+1]]", "ix.prefix[name]", cases},
+	// Values.
+	{"exact is without case", "policy/pattern.go", "return s == p.text", "return strings.EqualFold(s, p.text)", cases},
+	{"prefix is anywhere", "policy/pattern.go", "strings.HasPrefix(s, p.text)", "strings.Contains(s, p.text)", cases},
+	{"suffix is anywhere", "policy/pattern.go", "strings.HasSuffix(s, p.text)", "strings.Contains(s, p.text)", cases},
+	{"{name} takes an empty segment", "policy/pattern.go", `seg.kind == one && part == "" || `, "", cases},
+	{"a template ends early", "policy/pattern.go", `return path == ""`, "return true", cases},
+	{"a suffix of a service is accepted", "policy/values.go", "case sh == shapeSuffix:", "case false:", cases},
+	{"an unclean path is accepted", "policy/values.go", `strings.Contains(path, "//")`, "false", cases},
+	// What decides.
+	{"a deny of a wider scope is not looked at", "policy/engine.go", "if rule := s.deny.find(&q); rule != nil {", "if rule := s.deny.find(&q); rule != nil && s == scope {", cases},
+	{"dry run denies", "policy/scope.go", "case a == ActionDeny && m == ModeDryRun:", "case false:", cases},
+	{"large sets of rules forget those without a path", "policy/index.go", "return first(b.pathless, q)", "return nil", oracle},
+	{"any signature will do", "policy/bundle.go", "Context: bundleContext}) == nil {", "Context: bundleContext}) != nil {", bundle},
+	// One canonical request.
+	{"encoded slashes pass", "canonical.go", `strings.Contains(raw, "%2f")`, "false && raw == \"\"", wire},
+	{"dot segments pass", "canonical.go", `case seg == "." || seg == "..":`, "case false:", wire},
+	{"empty segments pass", "canonical.go", `case seg == "" && i < len(segs)-1:`, "case i < 0:", wire},
+	{"parameters pass", "canonical.go", "c == ';', ", "", wire},
+	{"what is not UTF-8 passes", "canonical.go", "if !utf8.ValidString(p) {", "if !utf8.ValidString(\"\") {", wire},
+	{"double encoding passes", "canonical.go", "isHex(p[i+1]) && isHex(p[i+2])", "isHex(p[i+1]) && p[i+2] == 0", wire},
+	{"the case of a host counts", "canonical.go", "strings.ToLower(name)", "name", wire},
+	{"the final dot of a host stays", "canonical.go", `strings.TrimSuffix(strings.ToLower(name), ".")`, "strings.ToLower(name)", wire},
+	{"a host in a field of its own passes", "handler.go", `delete(r.Header, "Host")`, "_ = 0", wire},
+	// Open connections and requests.
+	{"open connections are not decided again", "serverconn.go", "_, d := sc.mesh.decide(ctx, sc.request())", "var d *DeniedError", model},
+	{"open requests are not decided again", "serverconn.go", "\tsc.recheckRequests(ctx)", "\t_ = ctx", model},
+	{"a connection outlives its certificate", "serverconn.go", "next.Sub(now) + 10*time.Millisecond", "next.Sub(now) + time.Hour", model},
+	{"a change of trust is not seen", "authorize.go", "if !verify || sc.verify() {", "if true {", model},
+}
