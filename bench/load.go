@@ -45,15 +45,17 @@ type worker struct {
 // kinds makes the workers of each kind of load.
 func kinds() map[string]func(clientEnd, load, int) (worker, error) {
 	return map[string]func(clientEnd, load, int) (worker, error){
-		"echo":  echoWorker,
-		"dial":  dialWorker,
-		"bulk":  bulkWorker,
-		"first": firstWorker,
-		"open":  openWorker,
-		"cut":   cutWorker,
-		"http1": httpWorker(svcHTTP1),
-		"http2": httpWorker(svcHTTP2),
-		"grpc":  grpcWorker,
+		"echo":   echoWorker,
+		"beside": besideWorker,
+		"dial":   dialWorker,
+		"bulk":   bulkWorker,
+		"first":  firstWorker,
+		"open":   openWorker,
+		"cut":    cutWorker,
+		"http1":  httpWorker(svcHTTP1),
+		"http2":  httpWorker(svcHTTP2),
+		"grpc":   grpcWorker,
+		"stream": streamWorker,
 	}
 }
 

@@ -125,7 +125,7 @@ func format(figure string, v float64) string {
 		}
 		return fmt.Sprintf("%.1f", v)
 	}
-	return fmt.Sprintf("%.1f", v)
+	return fmt.Sprintf("%.3g", v)
 }
 
 // duration writes nanoseconds with three digits.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -117,6 +118,32 @@ func echoWorker(c clientEnd, l load, _ int) (worker, error) {
 		_, err := io.ReadFull(conn, in)
 		return time.Since(start), err
 	}}, nil
+}
+
+// besideWorker is echoWorker with a bulk transfer to the same server going on meanwhile.
+func besideWorker(c clientEnd, l load, i int) (worker, error) {
+	bulk, err := bulkWorker(c, load{Size: 64 << 10}, i)
+	if err != nil {
+		return worker{}, err
+	}
+	w, err := echoWorker(c, l, i)
+	if err != nil {
+		bulk.close()
+		return worker{}, err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for err := error(nil); err == nil; { // until the connection is closed
+			_, err = bulk.op()
+		}
+	})
+	closeEcho := w.close
+	w.close = func() {
+		closeEcho()
+		bulk.close()
+		wg.Wait()
+	}
+	return w, nil
 }
 
 // dialWorker connects, has one message come back, and closes.

@@ -52,7 +52,24 @@ func httpWorker(service string) func(clientEnd, load, int) (worker, error) {
 	}
 }
 
-const echoMethod = "/bench.v1.Echo/Echo"
+const (
+	echoMethod   = "/bench.v1.Echo/Echo"
+	streamMethod = "/bench.v1.Echo/Stream"
+)
+
+func streamDesc() grpc.StreamDesc {
+	return grpc.StreamDesc{StreamName: "Stream", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+		for {
+			m := new(wrapperspb.BytesValue)
+			if err := s.RecvMsg(m); err != nil {
+				return nil //nolint:nilerr // the client is done
+			}
+			if err := s.SendMsg(m); err != nil {
+				return err
+			}
+		}
+	}}
+}
 
 // echoServer is what a gRPC service needs to be registered.
 type echoServer interface {
@@ -71,6 +88,7 @@ func serveEcho(s *grpc.Server, e echoServer, ln net.Listener) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "bench.v1.Echo", HandlerType: (*echoServer)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: handleEcho}},
+		Streams: []grpc.StreamDesc{streamDesc()},
 	}, e)
 	_ = s.Serve(ln)
 }
@@ -106,5 +124,29 @@ func grpcWorker(c clientEnd, l load, _ int) (worker, error) {
 			return 0, errors.New("the echo has another size")
 		}
 		return time.Since(start), nil
+	}}, nil
+}
+
+// streamWorker sends a message on a stream of its own and waits for it to come back.
+func streamWorker(c clientEnd, l load, _ int) (worker, error) {
+	cc, err := c.grpc()
+	if err != nil {
+		return worker{}, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	desc := streamDesc()
+	s, err := cc.NewStream(ctx, &desc, streamMethod)
+	if err != nil {
+		cancel()
+		return worker{}, err
+	}
+	in := wrapperspb.Bytes(make([]byte, l.Size))
+	return worker{warm: 10, close: cancel, op: func() (time.Duration, error) {
+		start := time.Now()
+		if err := s.SendMsg(in); err != nil {
+			return 0, err
+		}
+		err := s.RecvMsg(new(wrapperspb.BytesValue))
+		return time.Since(start), err
 	}}, nil
 }

@@ -107,6 +107,8 @@ func workloads() []workload {
 		all = append(all, loadWorkload(fmt.Sprintf("grpc/%d", n), fmt.Sprintf("gRPC, unary call of 1 KiB with rules: %d in flight", n),
 			figTime, load{Kind: "grpc", Size: 1 << 10, InFlight: n}, n == 16, ours(figTime, nameTLS, 1/0.97)))
 	}
+	all = append(all, loadWorkload("stream/16", "gRPC, messages of 1 KiB on streams with rules: 16 streams", figTime,
+		load{Kind: "stream", Size: 1 << 10, InFlight: 16}, false, ours(figTime, nameTLS, 1/0.97)))
 	for _, n := range []int{1, 8} {
 		for _, size := range []int{16 << 10, 64 << 10, 1 << 20} {
 			limit := 1.0
@@ -126,7 +128,27 @@ func workloads() []workload {
 		}
 		all = append(all, w)
 	}
-	return slices.Concat(all, wholeWorkloads(), localWorkloads())
+	beside := loadWorkload("beside", "Echo of 64 B beside a bulk transfer to the same server", figP50, load{}, false, ours(figByAlone, "", 1.2))
+	beside.measure = measureBeside
+	return slices.Concat(append(all, beside), wholeWorkloads(), localWorkloads())
+}
+
+// figByAlone is the median beside a bulk transfer by the one without.
+const figByAlone = "p50 by alone"
+
+func measureBeside(_ context.Context, b *bench, contender string) (figures, error) {
+	alone := load{Kind: "echo", Size: 64, InFlight: 1, Time: b.roundTime}
+	beside := alone
+	beside.Kind = "beside"
+	base, err := b.pairs[contender].measure(alone)
+	if err != nil {
+		return nil, err
+	}
+	f, err := b.pairs[contender].measure(beside)
+	if err != nil {
+		return nil, err
+	}
+	return figures{figP50: f[figP50], figP99: f[figP99], figByAlone: f[figP50] / base[figP50]}, nil
 }
 
 func connections(n int) string {
