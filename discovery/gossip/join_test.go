@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
@@ -206,50 +207,43 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// memberlist's Shutdown does not wait for a probe that is going on; Close does.
+// Memberlist's Shutdown leaves a probe that is going on alone with its timers.
 func TestCloseDuringProbe(t *testing.T) {
-	spy := &spyNetwork{dialed: make(chan string, 16)}
-	cfg := config()
-	cfg.Network = spy
-	a := join(t, cfg)
-	b := join(t, config(a.Addr().String()))
-	if err := b.Register(t.Context(), endpoint("payments")); err != nil {
-		t.Fatal(err)
-	}
-	discoverytest.AwaitCount(t, a, "payments", 1)
-	if err := b.Close(); err != nil { // the others take it for crashed
-		t.Fatal(err)
-	}
-	for to := range spy.dialed { // a probe falls back to a stream half way
-		if to == b.Addr().String() {
-			break
+	inFabric(t, func(t *testing.T, f *fabric) {
+		a := f.startWith(t, ipA, gossip.Config{ProbeInterval: 10 * time.Second})
+		b := f.start(t, ipB, seedA)
+		b.serve(t, "payments")
+		a.within(t, time.Second, "payments", ipB)
+		f.setCut(func(_, _ netip.Addr) bool { return true })
+		for cut := time.Now(); !running(t, "memberlist.(*Memberlist).probeNode"); <-time.After(time.Second) {
+			if time.Since(cut) > time.Minute {
+				t.Fatal("a member that does not answer is not probed")
+			}
 		}
-	}
-	if err := a.Close(); err != nil {
-		t.Error(err)
-	}
-	var running bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&running, 1); err != nil {
+		start := time.Now()
+		for _, n := range []*node{a, b} {
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("closing took %v", took)
+		}
+		synctest.Wait()
+		if running(t, "hashicorp/memberlist") {
+			t.Error("memberlist outlives Close")
+		}
+	})
+}
+
+// running reports whether any goroutine is in a function whose name holds this.
+func running(t *testing.T, function string) bool {
+	t.Helper()
+	var profile bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(running.String(), "hashicorp/memberlist") {
-		t.Errorf("after Close:\n%s", &running)
-	}
-}
-
-// spyNetwork tells who is dialed.
-type spyNetwork struct {
-	net.Dialer
-	net.ListenConfig
-	dialed chan string
-}
-
-func (n *spyNetwork) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	select {
-	case n.dialed <- address:
-	default:
-	}
-	return n.Dialer.DialContext(ctx, network, address)
+	return strings.Contains(profile.String(), function)
 }
 
 func TestLeaveIsCancelled(t *testing.T) {

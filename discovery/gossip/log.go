@@ -4,6 +4,7 @@ import (
 	"context"
 	"log" //nolint:depguard // memberlist takes no other logger
 	"log/slog"
+	"net"
 	"strings"
 )
 
@@ -34,6 +35,9 @@ func (w listWriter) Write(b []byte) (int, error) {
 	line = strings.TrimPrefix(line, "memberlist: ")
 	if strings.HasPrefix(line, "Binding to public address without encryption") {
 		return len(b), nil // it is encrypted below memberlist
+	}
+	if strings.HasSuffix(line, net.ErrClosed.Error()) {
+		return len(b), nil // what it still tries while we close
 	}
 	w.to.Log(context.Background(), level, "gossip: memberlist", "says", line)
 	return len(b), nil

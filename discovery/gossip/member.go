@@ -1,13 +1,11 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -87,11 +85,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger}),
 	})
 	list.Transport, m.wire = t, t
-	// Memberlist's goroutines inherit the label, by which Close finds them.
-	pprof.Do(ctx, pprof.Labels(goroutineLabel, cfg.Instance), func(context.Context) {
-		m.list, err = memberlist.Create(list)
-	})
-	if err != nil {
+	if m.list, err = memberlist.Create(list); err != nil {
 		return nil, errors.Join(err, t.Shutdown())
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -205,8 +199,8 @@ func (m *Member) Leave(ctx context.Context) error {
 }
 
 // Close ends the member. Without [Member.Leave] before it, the others take it for
-// crashed. It waits until every goroutine has ended, memberlist's included, which can take a probe's
-// duration. Lookups answer what was known last. Calling it again does nothing.
+// crashed. It waits until its goroutines have ended, and until memberlist's have nothing
+// left to wait for. Lookups answer what was known last. Calling it again does nothing.
 func (m *Member) Close() error {
 	var err error
 	m.close.Do(func() { err = m.shutdown() })
@@ -227,27 +221,6 @@ func (m *Member) shutdown() error {
 	}
 	err := m.list.Shutdown()
 	m.wg.Wait()
-	m.awaitList()
 	m.pool.apply(time.Now())
 	return errors.Join(err, m.remember())
-}
-
-// goroutineLabel marks the goroutines of memberlist in profiles.
-const goroutineLabel = "mesh-gossip"
-
-// awaitList waits until memberlist's goroutines have ended, for which its Shutdown does not wait.
-func (m *Member) awaitList() {
-	label := fmt.Appendf(nil, "%q:%q", goroutineLabel, m.cfg.Instance)
-	deadline := time.Now().Add(30 * time.Second)
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		var profile bytes.Buffer
-		if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil || !bytes.Contains(profile.Bytes(), label) {
-			return
-		}
-		if time.Now().After(deadline) {
-			m.cfg.Logger.Error("gossip: memberlist does not end")
-			return
-		}
-		<-time.After(pause)
-	}
 }

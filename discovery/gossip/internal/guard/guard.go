@@ -56,11 +56,7 @@ func New(cfg Config) *Guard {
 
 // Packet returns the messages of a packet that memberlist may handle, each on its own.
 func (g *Guard) Packet(b []byte, from netip.AddrPort) [][]byte {
-	const crcSize = 5
-	if len(b) > crcSize && b[0] == hasCRC { // the encryption has verified more than that
-		b = b[crcSize:]
-	}
-	parts, err := split(b)
+	parts, err := split(withoutCRC(b))
 	if err != nil {
 		g.cfg.Logger.Debug("gossip: packet refused", "from", from, "error", err)
 	}
@@ -74,6 +70,15 @@ func (g *Guard) Packet(b []byte, from netip.AddrPort) [][]byte {
 		good = append(good, m)
 	}
 	return good
+}
+
+// withoutCRC returns what follows the checksum: the encryption has verified more than that.
+func withoutCRC(b []byte) []byte {
+	const size = 5
+	if len(b) > size && b[0] == hasCRC {
+		return b[size:]
+	}
+	return b
 }
 
 // split takes a compound message apart.

@@ -61,6 +61,7 @@ type Transport struct {
 	open    map[*stream]struct{} // nil after Shutdown
 	inbound map[netip.Addr]int   // open streams by who opened them
 	total   int                  // of inbound
+	probes  probes
 }
 
 var _ memberlist.NodeAwareTransport = (*Transport)(nil)
@@ -96,6 +97,9 @@ func (t *Transport) WriteTo(b []byte, address string) (time.Time, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return time.Time{}, err
+	}
+	if !t.note(b) {
+		return time.Time{}, net.ErrClosed
 	}
 	_, err = t.cfg.Packets.WriteTo(t.cfg.Sealer.Seal(nil, b, packet), net.UDPAddrFromAddrPort(to))
 	return time.Now(), err
@@ -133,8 +137,10 @@ func (t *Transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 }
 
 // Shutdown closes the sockets and all streams, and waits until nothing of the transport runs any
-// more. It can be called again.
+// more, nor anything of memberlist that waits for an answer or has not closed its stream. It can be
+// called again.
 func (t *Transport) Shutdown() error {
+	t.endProbes()
 	t.cancel()
 	t.mu.Lock()
 	open := t.open
@@ -163,6 +169,7 @@ func (t *Transport) track(s *stream) bool {
 		return false
 	}
 	t.open[s] = struct{}{}
+	t.wg.Add(1)
 	if s.inbound {
 		t.total++
 		t.inbound[s.host]++
@@ -173,6 +180,7 @@ func (t *Transport) track(s *stream) bool {
 func (t *Transport) release(s *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.wg.Done()
 	delete(t.open, s)
 	if !s.inbound {
 		return

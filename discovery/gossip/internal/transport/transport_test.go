@@ -213,6 +213,10 @@ func TestShutdown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { // as memberlist does; Shutdown waits for that
+		_, _ = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+	}()
 	for _, tr := range []*transport.Transport{a, b, a} {
 		if err := tr.Shutdown(); err != nil {
 			t.Error(err)
@@ -227,7 +231,6 @@ func TestShutdown(t *testing.T) {
 	if _, err := a.WriteTo([]byte("late"), to); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("sent after Shutdown: %v", err)
 	}
-	_ = conn.Close()
 }
 
 func BenchmarkSeal(b *testing.B) {

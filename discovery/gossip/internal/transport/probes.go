@@ -1,0 +1,56 @@
+package transport
+
+import (
+	"net"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
+)
+
+// maxProbes bounds how many pings are remembered: more than memberlist can be waiting for.
+const maxProbes = 64
+
+// probes remembers the numbers of the pings sent last.
+type probes struct {
+	numbers [maxProbes]uint32
+	sent    int
+	ended   bool
+}
+
+// note remembers the ping in b, if there is one. It returns false when nothing is to be sent any more.
+func (t *Transport) note(b []byte) bool {
+	number, ok := guard.PingNumber(b)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ok {
+		t.probes.numbers[t.probes.sent%maxProbes] = number
+		t.probes.sent++
+	}
+	return !t.probes.ended
+}
+
+// endProbes makes memberlist give up waiting for the answers to its pings, by answering them
+// all. Its Shutdown would leave a goroutine behind for each until the probe's time is over, which is
+// up to eight intervals. Nothing is sent from then on, so that it asks no more.
+func (t *Transport) endProbes() {
+	t.mu.Lock()
+	p := t.probes
+	t.probes.ended = true
+	t.mu.Unlock()
+	patience := time.NewTimer(time.Second)
+	defer patience.Stop()
+	for i := range min(p.sent, maxProbes) {
+		// Memberlist takes a packet when it is done with the one before.
+		select {
+		case t.packets <- &memberlist.Packet{
+			Buf: guard.Acknowledge(p.numbers[i]), From: net.UDPAddrFromAddrPort(t.cfg.Advertise), Timestamp: time.Now(),
+		}:
+		case <-t.ctx.Done():
+			return
+		case <-patience.C:
+			return // nobody listens
+		}
+	}
+}
