@@ -72,8 +72,10 @@ func (s *scenario) cut(ctx context.Context) error {
 		return err
 	}
 	step.say("TCP", "orders holds an idle connection to the ledger of %s", instance)
+	var version uint64
 	begun, denied, err := s.change(ctx, false, func() error {
-		_, err := s.operator.Delete(ctx, []string{ruleName})
+		deleted, err := s.operator.Delete(ctx, []string{ruleName})
+		version = deleted.Version
 		return err
 	})
 	if err != nil {
@@ -88,7 +90,9 @@ func (s *scenario) cut(ctx context.Context) error {
 	}
 	step.say("TCP", "cut after %s: %s", ms(r.At.Sub(begun)), reason(r.Denied))
 	step.say("new calls", "denied after %s", times(denied))
-	var version uint64
+	if err := s.everywhere(ctx, version); err != nil {
+		return err
+	}
 	_, allowed, err := s.change(ctx, true, func() (err error) {
 		version, err = s.apply(ctx)
 		return err
