@@ -6,6 +6,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/intramesh/mesh/policy"
@@ -29,6 +33,16 @@ func (d dice) some(chance float64, words ...string) []string {
 	return out
 }
 
+// many makes a list of exact values long, sometimes: long ones are matched in another way.
+func (d dice) many(prefix string, list []string) []string {
+	if list != nil && d.IntN(15) == 0 {
+		for i := range 10 {
+			list = append(list, fmt.Sprint(prefix, i))
+		}
+	}
+	return list
+}
+
 func (d dice) document(name string) policy.Document {
 	doc := policy.Document{APIVersion: policy.APIVersion, Kind: policy.Kind, Metadata: policy.Metadata{Name: name}}
 	doc.Spec.Service = d.pick("*", "a", "a", "a/b", "a/*", "a/b/*", "c")
@@ -48,7 +62,7 @@ func (d dice) rule() policy.Rule {
 	var r policy.Rule
 	for d.Float64() < 0.5 {
 		s := policy.Source{
-			Services: d.some(0.7, services...), NotServices: d.some(0.2, services...),
+			Services: d.many("m", d.some(0.7, services...)), NotServices: d.some(0.2, services...),
 			TrustDomains: d.some(0.2, "prod.example", "b.example", "*"), NotTrustDomains: d.some(0.1, "prod.example", "b.example", "*"),
 			IPs: d.some(0.2, ips...), NotIPs: d.some(0.1, ips...),
 		}
@@ -58,8 +72,8 @@ func (d dice) rule() policy.Rule {
 	}
 	for d.Float64() < 0.4 {
 		o := policy.Operation{
-			Ports: d.some(0.5, ports...), Methods: d.some(0.4, "GET", "POST", "*", "P*"), Hosts: d.some(0.1, "a", "*a", "c"),
-			Paths: d.some(0.4, "/", "/x", "/x/*", "*", "*y", "/{a}/y", "/x/{a...}", "/{a}"), GRPC: d.some(0.2, "s/M", "s/*", "*/M", "*"),
+			Ports: d.some(0.5, ports...), Methods: d.many("M", d.some(0.4, "GET", "POST", "*", "P*")), Hosts: d.some(0.1, "a", "*a", "c"),
+			Paths: d.many("/m", d.some(0.4, "/", "/x", "/x/*", "*", "*y", "/{a}/y", "/x/{a...}", "/{a}")), GRPC: d.some(0.2, "s/M", "s/*", "*/M", "*"),
 		}
 		if o.Ports != nil || o.Methods != nil {
 			r.To = append(r.To, o)
@@ -67,13 +81,16 @@ func (d dice) rule() policy.Rule {
 	}
 	for d.Float64() < 0.3 {
 		var c policy.Condition
-		switch d.IntN(3) {
+		words := []string{"", "1", "1*", "*2", "*"}
+		switch d.IntN(4) {
 		case 0:
 			c = policy.Condition{Key: "source.ip", Values: d.some(0.5, ips...), NotValues: d.some(0.5, ips...)}
 		case 1:
 			c = policy.Condition{Key: "destination.port", Values: d.some(0.5, ports...), NotValues: d.some(0.5, ports...)}
+		case 2:
+			c = policy.Condition{Key: d.pick("request.jwt.claim.role", "request.jwt.claim.of.x"), Values: d.some(0.5, words...), NotValues: d.some(0.5, words...)}
 		default:
-			c = policy.Condition{Key: "request.header.x", Values: d.some(0.5, "", "1", "1*", "*2", "*"), NotValues: d.some(0.5, "", "1", "1*", "*2", "*")}
+			c = policy.Condition{Key: "request.header.x", Values: d.some(0.5, words...), NotValues: d.some(0.5, words...)}
 		}
 		if c.Values != nil || c.NotValues != nil {
 			r.When = append(r.When, c)
@@ -95,7 +112,7 @@ func (d dice) request() *policy.Request {
 		Header: http.Header{},
 	}
 	if s := d.pick("", "spiffe://prod.example", "spiffe://prod.example/a", "spiffe://prod.example/a", "spiffe://prod.example/b",
-		"spiffe://prod.example/a/b", "spiffe://prod.example/a/b/c", "spiffe://b.example/a", "spiffe://b.example/a/b"); s != "" {
+		"spiffe://prod.example/a/b", "spiffe://prod.example/a/b/c", "spiffe://prod.example/m3", "spiffe://b.example/a", "spiffe://b.example/a/b"); s != "" {
 		r.Source = spiffeid.RequireFromString(s)
 	}
 	if s := d.pick("", "10.1.1.1", "10.2.0.1", "::ffff:10.1.1.1", "::1", "fe80::1%lo", "192.0.2.1"); s != "" {
@@ -103,14 +120,42 @@ func (d dice) request() *policy.Request {
 	}
 	switch r.Layer {
 	case policy.LayerHTTP:
-		r.Method, r.Path, r.Host = d.pick("GET", "POST", "PUT"), d.pick("/", "/x", "/x/", "/x/y", "/z/y", "/x/y/y"), d.pick("a", "c", "ca")
+		r.Method, r.Path, r.Host = d.pick("GET", "POST", "PUT", "M3", ""), d.pick("/", "/x", "/x/", "/x/y", "/z/y", "/x/y/y", "/m3", "", "x"), d.pick("a", "c", "ca", "")
 	case policy.LayerGRPC:
-		r.GRPCMethod = d.pick("s/M", "s/N", "t/M")
+		r.GRPCMethod = d.pick("s/M", "s/N", "t/M", "/s/M", "")
+		if lines := d.some(0.3, "", "1", "12", "2"); lines != nil {
+			r.Header["x"] = lines
+		}
+	default:
+		return r
 	}
-	if lines := d.some(0.7, "", "1", "12", "2"); lines != nil && r.Layer != policy.LayerConnection {
+	if lines := d.some(0.7, "", "1", "12", "2"); lines != nil {
 		r.Header["X"] = lines
 	}
+	if d.IntN(10) == 0 {
+		r.Header = nil
+	}
+	if d.IntN(3) > 0 {
+		r.Claims = map[string]any{"of": map[string]any{"x": d.claim()}, "role": d.claim()}
+	}
 	return r
+}
+
+// claim is a value, several, none, or one that can't be compared.
+func (d dice) claim() any {
+	switch d.IntN(5) {
+	case 0:
+		return nil
+	case 1:
+		return map[string]any{}
+	case 2:
+		list := []any{}
+		for _, s := range d.some(0.9, "", "1", "12", "2") {
+			list = append(list, s)
+		}
+		return list
+	}
+	return d.pick("", "1", "12", "2")
 }
 
 // differ builds rules from a seed and compares the engine with the naive evaluator.
@@ -120,6 +165,14 @@ func differ(t *testing.T, seed uint64, requests int) (allowed int) {
 	docs := make([]policy.Document, d.IntN(8))
 	for i := range docs {
 		docs[i] = d.document(fmt.Sprint("p", i))
+	}
+	for _, service := range []string{"*", "a", "a/*", "a/b"} {
+		if d.IntN(8) == 0 {
+			docs = append(docs, policy.Document{
+				APIVersion: policy.APIVersion, Kind: policy.KindDefault, Metadata: policy.Metadata{Name: "default-" + strconv.Itoa(len(docs))},
+				Default: &policy.DefaultSpec{Service: service, Verdict: policy.Action(d.pick("allow", "deny"))},
+			})
+		}
 	}
 	e, err := policy.Static(prod, docs...)
 	if err != nil {
@@ -169,15 +222,29 @@ func differ(t *testing.T, seed uint64, requests int) (allowed int) {
 	return allowed
 }
 
+// TestEngineAgreesWithNaiveEvaluator makes 200,000 decisions, and with MESH_NIGHTLY=1 ten million others.
 func TestEngineAgreesWithNaiveEvaluator(t *testing.T) {
-	const sets, each = 2000, 50
-	allowed := 0
-	for seed := range uint64(sets) {
-		allowed += differ(t, seed, each)
+	const each = 50
+	first, sets := uint64(0), 200_000/each
+	if os.Getenv("MESH_NIGHTLY") != "" {
+		first, sets = rand.Uint64(), 10_000_000/each
 	}
-	if share := float64(allowed) / (sets * each); share < 0.2 || share > 0.8 {
-		t.Errorf("%.2f of the decisions were allow: the documents no longer tell much", share)
+	t.Logf("seeds from %d", first)
+	var allowed atomic.Int64
+	var next atomic.Uint64
+	for range runtime.GOMAXPROCS(0) {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			for i := next.Add(1); i <= uint64(sets) && !t.Failed(); i = next.Add(1) {
+				allowed.Add(int64(differ(t, first+i, each)))
+			}
+		})
 	}
+	t.Cleanup(func() { // after the parallel ones
+		if share := float64(allowed.Load()) / float64(sets*each); share < 0.2 || share > 0.8 {
+			t.Errorf("%.2f of the decisions were allow: the documents no longer tell much", share)
+		}
+	})
 }
 
 func FuzzEngineAgreesWithNaiveEvaluator(f *testing.F) {

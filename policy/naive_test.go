@@ -36,7 +36,7 @@ type naive struct {
 func (n naive) decide(r *policy.Request) (v policy.Verdict, byDefault bool) {
 	for _, action := range []policy.Action{policy.ActionDeny, policy.ActionAllow} {
 		for _, d := range n.docs {
-			if d.Spec.Action != action || d.Spec.Mode == policy.ModeDryRun || !destination(d.Spec.Service, r.Destination) {
+			if d.Kind != policy.Kind || d.Spec.Action != action || d.Spec.Mode == policy.ModeDryRun || !destination(d.Spec.Service, r.Destination) {
 				continue
 			}
 			for i := range d.Spec.Rules {
@@ -46,7 +46,25 @@ func (n naive) decide(r *policy.Request) (v policy.Verdict, byDefault bool) {
 			}
 		}
 	}
-	return policy.Deny, true
+	return n.byDefault(r), true
+}
+
+// byDefault is the verdict of the Default whose service is written most exactly.
+func (n naive) byDefault(r *policy.Request) policy.Verdict {
+	v, longest := policy.Deny, -1
+	for _, d := range n.docs {
+		if d.Default == nil || !destination(d.Default.Service, r.Destination) {
+			continue
+		}
+		exactness := len(strings.TrimSuffix(d.Default.Service, "*"))
+		if d.Default.Service == r.Destination {
+			exactness = len(r.Destination) + 1
+		}
+		if exactness > longest {
+			longest, v = exactness, map[policy.Action]policy.Verdict{policy.ActionAllow: policy.Allow}[d.Default.Verdict]
+		}
+	}
+	return v
 }
 
 // matches decides one rule as its action does: what is unknown matches a deny only.
@@ -178,10 +196,10 @@ func operation(o policy.Operation, r *policy.Request, a policy.Action) tri {
 	}
 	isHTTP := r.Layer == policy.LayerHTTP
 	field(o.Ports, r.Port, true)
-	field(o.Methods, r.Method, isHTTP)
-	field(o.Hosts, r.Host, isHTTP)
-	field(o.GRPC, r.GRPCMethod, r.Layer == policy.LayerGRPC)
-	if o.Paths != nil && !isHTTP {
+	field(o.Methods, r.Method, isHTTP && r.Method != "")
+	field(o.Hosts, r.Host, isHTTP && r.Host != "")
+	field(o.GRPC, r.GRPCMethod, r.Layer == policy.LayerGRPC && r.GRPCMethod != "" && !strings.HasPrefix(r.GRPCMethod, "/"))
+	if o.Paths != nil && (!isHTTP || !strings.HasPrefix(r.Path, "/")) {
 		out = min(out, later(r, a))
 	} else if o.Paths != nil {
 		best := oneOf(o.Paths, r.Path)
@@ -222,7 +240,34 @@ func condition(c policy.Condition, r *policy.Request, a policy.Action) tri {
 	if r.Layer == policy.LayerConnection {
 		return later(r, a)
 	}
-	lines := r.Header[http.CanonicalHeaderKey(strings.TrimPrefix(c.Key, "request.header."))]
+	var lines []string
+	if name, ok := strings.CutPrefix(c.Key, "request.header."); ok {
+		if r.Header == nil {
+			return unknown
+		}
+		lines = append(lines, r.Header[http.CanonicalHeaderKey(name)]...)
+		if r.Layer == policy.LayerGRPC {
+			lines = append(lines, r.Header[name]...) // metadata is in lower case
+		}
+	} else {
+		if r.Claims == nil {
+			return unknown
+		}
+		claim := r.Claims["role"]
+		if c.Key == "request.jwt.claim.of.x" {
+			claim = r.Claims["of"].(map[string]any)["x"]
+		}
+		switch claim := claim.(type) {
+		case string:
+			lines = []string{claim}
+		case []any:
+			for _, s := range claim {
+				lines = append(lines, s.(string))
+			}
+		case map[string]any:
+			return unknown
+		}
+	}
 	if len(lines) == 0 {
 		return truth(c.Values == nil)
 	}
