@@ -79,6 +79,9 @@ func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
 		return n
 	}
 	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason)}
+	for _, w := range v["warning"][:min(len(v["warning"]), wire.MaxWarnings)] {
+		q.warnings = append(q.warnings, cut(w, wire.MaxWarning))
+	}
 	if v.Has("wait") {
 		var e error
 		if wait, e = time.ParseDuration(v.Get("wait")); e != nil {

@@ -23,6 +23,7 @@ type poll struct {
 	version  uint64 // of the rules in force
 	refused  uint64
 	reason   string
+	warnings []string  // rules that its listeners can't evaluate
 	at       time.Time // it began, or ended
 	open     int       // polls under way
 }

@@ -98,6 +98,8 @@ type Member struct {
 	Asked time.Time `json:"asked,omitzero"`
 	// Refused tells of a bundle that it did not take.
 	Refused *Refusal `json:"refused,omitempty"`
+	// Warnings are the rules that a listener of it can't evaluate, in words.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // A Port is one endpoint of a member.

@@ -40,11 +40,17 @@ func printMembers(w io.Writer, members []admin.Member) error {
 		return err
 	}
 	for _, m := range members {
-		if m.Refused == nil {
-			continue
+		var notes []string
+		if m.Refused != nil {
+			notes = append(notes, fmt.Sprintf("refused rules v%d: %s", m.Refused.Version, m.Refused.Reason))
 		}
-		if _, err := fmt.Fprintf(w, "\n%s %s refused rules v%d: %s\n", m.Service, m.Instance, m.Refused.Version, m.Refused.Reason); err != nil {
-			return err
+		for _, warning := range m.Warnings {
+			notes = append(notes, "can't evaluate "+warning)
+		}
+		for _, n := range notes {
+			if _, err := fmt.Fprintf(w, "\n%s %s %s\n", m.Service, m.Instance, n); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -116,11 +116,7 @@ func (a *app) listCommand() *cobra.Command {
 				return a.print(cmd, rules, func(w io.Writer) error {
 					rows := [][]string{{"NAME", "SERVICE", "ACTION", "MODE", "RULES"}}
 					for _, d := range rules.Documents {
-						mode := d.Spec.Mode
-						if mode == "" {
-							mode = policy.ModeEnforce
-						}
-						rows = append(rows, []string{d.Metadata.Name, d.Spec.Service, string(d.Spec.Action), string(mode), strconv.Itoa(len(d.Spec.Rules))})
+						rows = append(rows, append([]string{d.Metadata.Name}, summary(d)...))
 					}
 					if err := table(w, rows...); err != nil {
 						return err
@@ -131,6 +127,21 @@ func (a *app) listCommand() *cobra.Command {
 			})
 		},
 	}
+}
+
+// summary is a document's line in the list, without its name.
+func summary(d policy.Document) []string {
+	switch {
+	case d.Default != nil:
+		return []string{d.Default.Service, string(d.Default.Verdict) + " by default", "", ""}
+	case d.TokenIssuer != nil:
+		return []string{"", "tokens of " + d.TokenIssuer.Issuer, "", ""}
+	}
+	mode := d.Spec.Mode
+	if mode == "" {
+		mode = policy.ModeEnforce
+	}
+	return []string{d.Spec.Service, string(d.Spec.Action), string(mode), strconv.Itoa(len(d.Spec.Rules))}
 }
 
 // printYAML writes a document in the order of its fields, by way of JSON, which YAML contains.
