@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -103,6 +104,15 @@ func (b *Bootstrap) check() error {
 		return errors.New("bundle_keys is missing")
 	}
 	return nil
+}
+
+// signers are BundleKeys by their type. Their length is not checked.
+func (b *Bootstrap) signers() []ed25519.PublicKey {
+	keys := make([]ed25519.PublicKey, len(b.BundleKeys))
+	for i, k := range b.BundleKeys {
+		keys[i] = k
+	}
+	return keys
 }
 
 // Encode returns the value to put into MESH_BOOTSTRAP, the token included: treat it as

@@ -2,16 +2,12 @@ package mesh
 
 import (
 	"context"
-	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -162,46 +158,6 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	return nil
 }
 
-// fetchJoin asks the control plane how to gossip, and remembers the answer for when it is gone.
-func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
-	file := ""
-	if dir != "" {
-		file = filepath.Join(dir, "join.json")
-	}
-	raw, err := m.controlGet(ctx, wire.PathJoin, nil, controlTimeout, wire.MaxJoinBytes)
-	if err != nil {
-		if peers, perr := m.askPeers(ctx, wire.PathJoin, nil, wire.MaxJoinBytes); perr == nil && peers != nil {
-			m.log.Warn("the control plane does not answer: a peer told how to gossip", "error", err)
-			raw, err = peers, nil
-		}
-	}
-	if err != nil {
-		if file == "" {
-			return nil, fmt.Errorf("asking the control plane how to gossip: %w", err)
-		}
-		saved, ferr := os.ReadFile(file)
-		if errors.Is(ferr, fs.ErrNotExist) {
-			return nil, fmt.Errorf("asking the control plane how to gossip (and %s has nothing from an earlier run): %w", dir, err)
-		}
-		if ferr != nil {
-			return nil, errors.Join(err, ferr)
-		}
-		m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
-		raw = saved
-	}
-	m.joinInfo = raw
-	j := new(wire.Join)
-	if err := json.Unmarshal(raw, j); err != nil {
-		return nil, fmt.Errorf("the control plane's answer about gossip: %w", err)
-	}
-	if file != "" && err == nil {
-		if err := atomicfile.Write(file, raw, 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return j, nil
-}
-
 // controlGet calls the control plane over the mesh. A nil body and a nil error is 204.
 func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeout time.Duration, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -244,12 +200,8 @@ func (m *Mesh) syncRules(ctx context.Context, b *Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	keys := make([]ed25519.PublicKey, len(b.BundleKeys))
-	for i, k := range b.BundleKeys {
-		keys[i] = k // NewSyncer checks the length
-	}
 	s, err := policy.NewSyncer(policy.SyncConfig{
-		TrustDomain: m.trustDomain, Keys: keys, Dir: dir, Logger: m.log, Fetch: m.fetchRules,
+		TrustDomain: m.trustDomain, Keys: b.signers(), Dir: dir, Logger: m.log, Fetch: m.fetchRules,
 	})
 	if err != nil {
 		return err
@@ -279,7 +231,7 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 	case ctx.Err() != nil:
 		return nil, err
 	}
-	if body, perr := m.askPeers(ctx, wire.PathBundle, q, wire.MaxBundleBytes); perr == nil && body != nil {
+	if body := m.askPeersForRules(ctx, q, r.After); body != nil {
 		m.log.Warn("the control plane does not answer: rules came from a peer", "error", err)
 		return body, nil
 	}

@@ -224,7 +224,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	cs := t.ConnectionState()
 	n.peer = newPeer(n, cs)
 	n.peer.Port = l.port
-	sc := &serverConn{mesh: l.mesh, net: n, port: l.port}
+	sc := &serverConn{mesh: l.mesh, net: n, port: l.port, relay: cs.NegotiatedProtocol == alpnPeer}
 	n.peer.conn = sc
 	var c net.Conn = t
 	if cs.NegotiatedProtocol == alpnMesh {
@@ -237,8 +237,8 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		_ = n.Close() // the mesh is closing
 		return
 	}
-	if cs.NegotiatedProtocol == alpnPeer {
-		l.mesh.servePeer(sc, t)
+	if sc.relay {
+		l.mesh.servePeer(l.ctx, sc, t)
 		return
 	}
 	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {

@@ -79,7 +79,7 @@ type Mesh struct {
 	facing      netip.Addr     // the local address that faces the control plane
 	instance    string         // in the gossip pool; "" outside of one
 	rules       *policy.Syncer // nil when Config.Policy is set
-	joinInfo    []byte         // what the control plane said about gossip
+	gossipKeys  [][]byte       // of the pool; nil outside of one
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc

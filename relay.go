@@ -3,18 +3,19 @@ package mesh
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
+	"github.com/intramesh/mesh/policy"
 )
 
 // When the control plane is gone, members hand each other what it last said: the signed rules and how to gossip. Every
@@ -28,16 +29,17 @@ const (
 )
 
 // servePeer answers one member's question.
-func (m *Mesh) servePeer(sc *serverConn, t *tls.Conn) {
+func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
 	if !sc.net.peer.ID.MemberOf(m.trustDomain) {
 		_ = t.Close() // what holds the mesh together is for its members
 		return
 	}
 	_ = t.SetDeadline(time.Now().Add(relayTimeout))
+	defer context.AfterFunc(ctx, func() { _ = sc.net.Close() })() // Close waits for us
 	err := onehttp.Serve(t, func(r *http.Request) (int, []byte) {
 		switch {
-		case r.Method == http.MethodGet && r.URL.Path == wire.PathJoin && m.joinInfo != nil:
-			return http.StatusOK, m.joinInfo
+		case r.Method == http.MethodGet && r.URL.Path == wire.PathJoin:
+			return m.answerJoin()
 		case r.Method == http.MethodGet && r.URL.Path == wire.PathBundle && m.rules != nil:
 			after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
 			switch {
@@ -89,44 +91,62 @@ func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit 
 	return body, reuse, nil
 }
 
-// askPeers asks a few members in random order until one has an answer.
-func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64) ([]byte, error) {
+// askPeers asks a few members in random order until accept takes an answer. A member that answers nonsense
+// keeps nobody from asking the next one.
+func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64, accept func([]byte) error) bool {
 	peers := m.peerAddrs(ctx)
-	if len(peers) == 0 {
-		return nil, errors.New("no peer is known")
-	}
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] }) //nolint:gosec // any order will do
-	var errs []error
 	for _, addr := range peers[:min(len(peers), relayPeers)] {
 		body, err := m.askPeer(ctx, addr, path, q, limit)
-		if body != nil {
-			return body, nil
+		switch {
+		case err != nil:
+			m.log.Debug("a peer could not be asked", "addr", addr.String(), "path", path, "error", err)
+			continue
+		case body == nil:
+			continue
 		}
-		errs = append(errs, err)
+		if err := accept(body); err != nil {
+			m.log.Warn("what a peer handed out was refused", "addr", addr.String(), "path", path, "error", err)
+			continue
+		}
+		return true
 	}
-	return nil, errors.Join(errs...)
+	return false
 }
 
-// peerAddrs lists one listener of each member that has one.
+// askPeersForRules returns a signed bundle newer than the version, or nil.
+func (m *Mesh) askPeersForRules(ctx context.Context, q url.Values, after uint64) []byte {
+	var bundle []byte
+	m.askPeers(ctx, wire.PathBundle, q, wire.MaxBundleBytes, func(body []byte) error {
+		b, err := policy.Open(body, m.cfg.Bootstrap.signers(), m.trustDomain)
+		if err == nil && b.Version <= after {
+			err = fmt.Errorf("bundle v%d: v%d is in force: %w", b.Version, after, policy.ErrOlder)
+		}
+		if err == nil {
+			bundle = body
+		}
+		return err
+	})
+	return bundle
+}
+
+// peerAddrs lists one listener of each member that has one, but the control plane.
 func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
 	var addrs []netip.AddrPort
-	if b := m.cfg.Bootstrap; b != nil {
-		for _, p := range b.Peers {
-			found, err := resolve(ctx, p)
-			if err != nil {
-				m.log.Warn("a peer's address could not be resolved", "addr", p, "error", err)
+	for _, p := range m.cfg.Bootstrap.Peers {
+		found, err := resolve(ctx, p)
+		if err != nil {
+			m.log.Warn("a peer's address could not be resolved", "addr", p, "error", err)
+		}
+		addrs = append(addrs, found...)
+	}
+	if g, ok := m.discovery.(*gossip.Member); ok {
+		for _, p := range g.Members() {
+			if !p.Self && p.Suspect.IsZero() && len(p.Endpoints) > 0 && p.Endpoints[0].Service != wire.ControlService {
+				addrs = append(addrs, p.Endpoints[0].Addr)
 			}
-			addrs = append(addrs, found...)
 		}
 	}
-	g, ok := m.discovery.(*gossip.Member)
-	if !ok {
-		return addrs
-	}
-	for _, p := range g.Members() {
-		if !p.Self && p.Suspect.IsZero() && len(p.Endpoints) > 0 {
-			addrs = append(addrs, p.Endpoints[0].Addr)
-		}
-	}
-	return addrs
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	return slices.Compact(addrs)
 }

@@ -18,6 +18,7 @@ type serverConn struct {
 	port     string
 	raw      *conn                       // nil for HTTP and plain TLS
 	deferred bool                        // its requests are decided one by one
+	relay    bool                        // a member's question, see relay.go: no rule is about it
 	denied   atomic.Pointer[DeniedError] // set when it is being refused
 
 	mu       sync.Mutex
@@ -154,6 +155,9 @@ func (sc *serverConn) verify() bool {
 
 // recheck closes the connection when it is no longer allowed, or those of its requests that are not.
 func (sc *serverConn) recheck(ctx context.Context) {
+	if sc.relay {
+		return
+	}
 	_, d := sc.mesh.decide(ctx, sc.request())
 	if sc.denied.Load() != nil {
 		if d == nil && sc.raw == nil {

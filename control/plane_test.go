@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -146,8 +147,8 @@ spec:
   rules: [{from: [{services: [orders]}]}]
 `
 
-// echo serves the default port of m until the test ends.
-func echo(t *testing.T, m *mesh.Mesh) {
+// echo serves the default port of m until the test ends, at the address that it returns.
+func echo(t *testing.T, m *mesh.Mesh) netip.AddrPort {
 	t.Helper()
 	ln, err := m.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,6 +171,7 @@ func echo(t *testing.T, m *mesh.Mesh) {
 		_ = m.Close() // ends what is open
 		wg.Wait()
 	})
+	return netip.MustParseAddrPort(ln.Addr().String())
 }
 
 // ping sends a line to payments and reads it back.
@@ -178,6 +180,10 @@ func ping(ctx context.Context, m *mesh.Mesh) error {
 	if err != nil {
 		return err
 	}
+	return pingOn(ctx, c)
+}
+
+func pingOn(ctx context.Context, c net.Conn) error {
 	defer c.Close()
 	if d, ok := ctx.Deadline(); ok {
 		if err := c.SetDeadline(d); err != nil {
@@ -187,7 +193,7 @@ func ping(ctx context.Context, m *mesh.Mesh) error {
 	if _, err := c.Write([]byte("ping")); err != nil {
 		return err
 	}
-	_, err = io.ReadFull(c, make([]byte, 4))
+	_, err := io.ReadFull(c, make([]byte, 4))
 	return err
 }
 

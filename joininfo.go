@@ -1,0 +1,142 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/wire"
+)
+
+const (
+	joinFile = "join.json"
+	// maxGossipKeys bounds the keys that somebody says the pool has, maxSeeds the members to join it through;
+	// toldSeeds is how many of these a member tells others.
+	maxGossipKeys = 16
+	maxSeeds      = 64
+	toldSeeds     = 8
+)
+
+// fetchJoin asks the control plane how to gossip, and remembers the answer in dir ("" for nowhere). When it is gone, what an
+// earlier run left counts, joined by where peers say that the pool is now; without an earlier run, what a peer says.
+func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
+	j, err := m.controlJoin(ctx)
+	if err != nil {
+		var ferr error
+		if j, ferr = loadJoin(dir); ferr != nil {
+			m.log.Warn("what an earlier run left about gossip is unusable", "error", ferr)
+		}
+		peers := m.peersJoin(ctx)
+		switch {
+		case j == nil && peers == nil:
+			return nil, fmt.Errorf("asking the control plane how to gossip (no peer in Config.Bootstrap tells, and nothing is left of an earlier run): %w", errors.Join(err, ferr))
+		case j == nil:
+			m.log.Warn("the control plane does not answer: a peer told how to gossip", "error", err)
+			j = peers
+		default:
+			// A peer is no authority on keys: whom it names is only asked.
+			m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
+			if peers != nil {
+				j.Seeds = append(peers.Seeds, j.Seeds...)
+			}
+		}
+	}
+	m.gossipKeys = j.GossipKeys
+	return j, saveJoin(dir, j)
+}
+
+func (m *Mesh) controlJoin(ctx context.Context) (*wire.Join, error) {
+	raw, err := m.controlGet(ctx, wire.PathJoin, nil, controlTimeout, wire.MaxJoinBytes)
+	if err != nil {
+		return nil, err
+	}
+	return parseJoin(raw)
+}
+
+// peersJoin is what a peer says about gossip, nil when none does.
+func (m *Mesh) peersJoin(ctx context.Context) (j *wire.Join) {
+	m.askPeers(ctx, wire.PathJoin, nil, wire.MaxJoinBytes, func(raw []byte) (err error) {
+		j, err = parseJoin(raw)
+		return err
+	})
+	return j
+}
+
+// answerJoin tells a peer how to gossip, with members that are there now: the control plane may not be.
+func (m *Mesh) answerJoin() (status int, body []byte) {
+	g, ok := m.discovery.(*gossip.Member)
+	if !ok || m.gossipKeys == nil {
+		return http.StatusNotFound, nil
+	}
+	j := wire.Join{GossipKeys: m.gossipKeys, Seeds: []string{g.Addr().String()}}
+	for _, p := range g.Members() {
+		if !p.Self && p.Suspect.IsZero() && len(j.Seeds) < toldSeeds {
+			j.Seeds = append(j.Seeds, p.Addr.String())
+		}
+	}
+	raw, err := json.Marshal(j)
+	if err != nil {
+		return http.StatusInternalServerError, nil
+	}
+	return http.StatusOK, raw
+}
+
+// parseJoin reads an answer about gossip, and checks what joining takes for granted.
+func parseJoin(raw []byte) (*wire.Join, error) {
+	j := new(wire.Join)
+	if err := json.Unmarshal(raw, j); err != nil {
+		return nil, fmt.Errorf("the answer about gossip: %w", err)
+	}
+	if n := len(j.GossipKeys); n == 0 || n > maxGossipKeys || slices.ContainsFunc(j.GossipKeys, func(k []byte) bool { return len(k) != 32 }) {
+		return nil, fmt.Errorf("the answer about gossip: want 1 to %d keys of 32 bytes", maxGossipKeys)
+	}
+	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]
+	for _, s := range j.Seeds {
+		if _, _, err := net.SplitHostPort(s); err != nil {
+			return nil, fmt.Errorf("the answer about gossip: seed: %w", err)
+		}
+	}
+	return j, nil
+}
+
+// loadJoin returns what saveJoin wrote, nil when there is nothing.
+func loadJoin(dir string) (*wire.Join, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	f, err := os.Open(filepath.Join(dir, joinFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, wire.MaxJoinBytes))
+	if err != nil {
+		return nil, err
+	}
+	return parseJoin(raw)
+}
+
+func saveJoin(dir string, j *wire.Join) error {
+	if dir == "" {
+		return nil
+	}
+	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]
+	raw, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, joinFile), raw, 0o600)
+}
