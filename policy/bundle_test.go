@@ -140,6 +140,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"field twice", payload(`"issued"`, `"version":9,"issued"`), "version: the field is there twice"},
 		{"two payloads", payload(`[]}`, `[]}{}`), "2 JSON values"},
 		{"document of the future", payload(`[]`, `[`+strings.Replace(full, "services", "serviceAccounts", 1)+`]`), "serviceAccounts: unknown field"},
+		{"mode of the future", payload(`[]`, `[`+strings.Replace(full, `"enforce"`, `"rehearse"`, 1)+`]`), "spec.mode: want enforce or dryrun"},
 		{"document twice", payload(`[]`, `[`+full+`,`+full+`]`), "is taken by"},
 	}
 	for _, tt := range tests {
