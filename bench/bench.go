@@ -115,7 +115,7 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 	failed := make(map[string]error)
 	start := time.Now()
 	for i := range n {
-		if i >= minRounds && !b.until.IsZero() && time.Now().After(b.until) {
+		if i >= min(minRounds, n/2) && !b.until.IsZero() && time.Now().After(b.until) {
 			break
 		}
 		for _, name := range names {

@@ -27,7 +27,8 @@ type setup struct {
 	Profile   string            `json:"profile,omitempty"` // prefix of the files to write profiles to
 }
 
-// A command asks a child to do something. Op is "usage", "change" (a server's rules), or one of a load's three steps.
+// A command asks a child to do something. Op is "usage", "settle" (collect garbage), "change" (a server's
+// rules), or one of a load's three steps: "prepare", "go", "finish".
 type command struct {
 	Op   string `json:"op"`
 	Load load   `json:"load,omitzero"`

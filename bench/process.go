@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 )
 
@@ -86,6 +87,9 @@ func (p *process) do(c command) (reply, error) {
 	switch c.Op {
 	case "usage":
 		return reply{Usage: ownUsage()}, nil
+	case "settle":
+		debug.FreeOSMemory()
+		return reply{}, nil
 	case "change":
 		if p.server.change == nil {
 			return reply{}, errors.New("there are no rules to change")

@@ -65,6 +65,7 @@ func (b *bench) freshPair(ctx context.Context, name string, f func(*contender) (
 	return f(c)
 }
 
+// measureIdle looks at memory once the garbage of ten thousand handshakes is gone.
 func measureIdle(ctx context.Context, b *bench, name string) (figures, error) {
 	const n, workers = 10_000, 4
 	return b.freshPair(ctx, name, func(c *contender) (figures, error) {
@@ -75,6 +76,11 @@ func measureIdle(ctx context.Context, b *bench, name string) (figures, error) {
 		}
 		if _, err := c.client.ask(command{Op: "go"}); err != nil {
 			return nil, err
+		}
+		for _, end := range []*child{c.server, c.client} {
+			if _, err := end.ask(command{Op: "settle"}); err != nil {
+				return nil, err
+			}
 		}
 		return figures{
 			figServer: (residentKiB(server) - serverBefore) / n,

@@ -43,7 +43,7 @@ func raw() []string {
 }
 
 const (
-	fullRounds  = 31
+	fullRounds  = 21
 	quickRounds = 19
 )
 
