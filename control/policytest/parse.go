@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/intramesh/mesh/control/ca"
 	"github.com/intramesh/mesh/control/rulesfile"
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -84,8 +83,8 @@ func (p *parser) parse(n *policy.Node) Case {
 		c.Name = fmt.Sprintf("%s to %s", from, to)
 	}
 	r.Destination, r.Port, _ = strings.Cut(to, ":")
-	if err := ca.CheckService(r.Destination); err != nil {
-		p.fail(at(fields["to"], n), "to", "%v", err)
+	if !p.isService(r.Destination) {
+		p.fail(at(fields["to"], n), "to", "%q is no service's name", r.Destination)
 	}
 	var err error
 	if from != "" {
@@ -107,6 +106,15 @@ func (p *parser) parse(n *policy.Node) Case {
 	}
 	p.layer(r, n, fields)
 	return c
+}
+
+// isService reports whether a rule could be for the service.
+func (p *parser) isService(name string) bool {
+	_, err := policy.Static(p.trustDomain, policy.Document{
+		APIVersion: policy.APIVersion, Kind: policy.Kind, Metadata: policy.Metadata{Name: "any"},
+		Spec: policy.Spec{Service: name, Action: policy.ActionAllow},
+	})
+	return err == nil && !strings.Contains(name, "*")
 }
 
 // Caller returns the identity of a service of the trust domain, or the SPIFFE ID that is given.

@@ -38,18 +38,18 @@ func Load(name string, data []byte) ([]Document, error) {
 }
 
 // Place returns the line and column of a field, written as in a [policy.Problem]: "spec.rules[2].from[0]". It
-// is that of what is closest around a field that is not there.
+// is that of what is closest around a field that is not there, and 0 for a document that was not loaded.
 func (d *Document) Place(field string) (line, column int) {
 	n := d.node
+	if n == nil {
+		return 0, 0
+	}
 	for step := range strings.FieldsFuncSeq(field, func(r rune) bool { return r == '.' || r == '[' }) {
 		next := child(n, step)
 		if next == nil {
 			break
 		}
 		n = next
-	}
-	if n == nil {
-		return 0, 0
 	}
 	return n.Line, n.Column
 }
