@@ -20,7 +20,7 @@ import (
 
 // A setup tells a child what it is; it is the first line.
 type setup struct {
-	Role      string            `json:"role"` // "server" or "client"
+	Role      string            `json:"role"` // "server", "client" or "fleet", whose Addrs are bootstraps
 	Contender string            `json:"contender"`
 	Dir       string            `json:"dir"` // of its certificate
 	Addrs     map[string]string `json:"addrs,omitempty"`

@@ -18,6 +18,9 @@ type process struct {
 }
 
 func newProcess(s setup) (*process, error) {
+	if s.Role == roleFleet {
+		return serveFleet(s.Addrs)
+	}
 	p := new(process)
 	m, err := loadMaterial(s.Dir)
 	if err != nil {

@@ -35,6 +35,7 @@ func wholeWorkloads() []workload {
 			headline: figTime, rounds: 2, measure: measureCut,
 			goals: []goal{ours(figTime, "", 50e6), ours(figPause, "", 5e6)},
 		},
+		fleetWorkload(),
 		{
 			name: "start", title: "From the start of a process to its first answer", contenders: direct, baselines: []string{nameTLS},
 			headline: figTime, rounds: 9, quickRounds: minRounds, measure: measureStart,
