@@ -184,7 +184,7 @@ func TestConsulNeverWider(t *testing.T) {
 	}
 	var agree, narrower, denied int
 	for seed := range rounds {
-		g := consulGen{istioGen{rand.New(rand.NewPCG(uint64(seed), 2))}} //nolint:gosec // reproducible on purpose
+		g := consulGen{istioGen{rand.New(rand.NewPCG(uint64(seed), 2))}}
 		entries := g.entries()
 		text, err := json.Marshal(entries)
 		if err != nil {

@@ -24,8 +24,8 @@ func readConsul(name string, data []byte) ([]*policy.Node, error) {
 	if len(data) > wire.MaxBundleBytes {
 		return nil, refuse(Place{File: name}, "file is larger than %d bytes", wire.MaxBundleBytes)
 	}
-	if n := bytes.Count(data, []byte("{")) + bytes.Count(data, []byte("[")); n > wire.MaxBundleBytes/16 {
-		return nil, refuse(Place{File: name}, "file has too many brackets") // the parser recurses without a bound
+	if tooDeep(data) {
+		return nil, refuse(Place{File: name}, "values are nested too deep")
 	}
 	f, err := parser.ParseDontErrorOnDuplicateKeys(data)
 	if e, ok := errors.AsType[*parser.PosError](err); ok {
@@ -41,6 +41,23 @@ func readConsul(name string, data []byte) ([]*policy.Node, error) {
 	}
 	n.Line, n.Column = 1, 1
 	return []*policy.Node{n}, nil
+}
+
+// tooDeep bounds the recursion of the parser, which does not. Brackets in text count too; they come in pairs mostly.
+func tooDeep(data []byte) bool {
+	depth := 0
+	for _, c := range data {
+		switch c {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if depth > 100*maxNesting {
+			return true
+		}
+	}
+	return false
 }
 
 // isKubernetes reports whether a line of the text starts an object of Kubernetes, which HCL does not write so.

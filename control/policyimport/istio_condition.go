@@ -63,9 +63,7 @@ func product(a, b [][]policy.Condition) [][]policy.Condition {
 
 func (s *istioScope) condition(at *policy.Node, key string, values, not *policy.Node) (policy.Condition, outcome) {
 	c := policy.Condition{Key: key}
-	value := func(negative bool) func(n *policy.Node) ([]string, error) {
-		return func(n *policy.Node) ([]string, error) { return []string{n.Value}, nil }
-	}
+	var value func(negative bool) func(n *policy.Node) ([]string, error)
 	if name, ok := bracketed(key, "request.headers"); ok {
 		c.Key = "request.header." + strings.ToLower(name)
 		value = s.headerValue

@@ -15,8 +15,8 @@ const (
 	pathTemplate   = "ns/{" + labelNamespace + "}/sa/{" + labelAccount + "}"
 )
 
-// expand fills in a template, and returns which names it used.
-func expand(template string, get func(name string) (string, bool)) (s string, used []string, err error) {
+// expand fills in a template.
+func expand(template string, get func(name string) (string, bool)) (string, error) {
 	var b strings.Builder
 	for rest := template; rest != ""; {
 		text, after, ok := strings.Cut(rest, "{")
@@ -26,17 +26,16 @@ func expand(template string, get func(name string) (string, bool)) (s string, us
 		}
 		name, tail, ok := strings.Cut(after, "}")
 		if !ok {
-			return "", nil, fmt.Errorf("template %q: a { is not closed", template)
+			return "", fmt.Errorf("template %q: a { is not closed", template)
 		}
 		value, ok := get(name)
 		if !ok {
-			return "", nil, fmt.Errorf("%q has no value for the template %q", name, template)
+			return "", fmt.Errorf("%q has no value for the template %q", name, template)
 		}
 		b.WriteString(value)
-		used = append(used, name)
 		rest = tail
 	}
-	return b.String(), used, nil
+	return b.String(), nil
 }
 
 // An ident is a set of callers: those of a trust domain, or of all, whose service matches.
@@ -98,7 +97,7 @@ func (s *istioScope) caller(td, path string) (ident, error) {
 }
 
 func (s *istioScope) callerName(ns, account string) (string, error) {
-	name, _, err := expand(s.cfg.Caller, func(key string) (string, bool) {
+	name, err := expand(s.cfg.Caller, func(key string) (string, bool) {
 		switch key {
 		case labelNamespace:
 			return ns, true

@@ -13,7 +13,7 @@ import (
 func (s *istioScope) operation(o object) ([]alternative[policy.Operation], outcome) {
 	var op policy.Operation
 	var when []policy.Condition
-	fits, left := true, true
+	fits := true
 	list := func(field string, negative bool, convert func(*policy.Node) ([]string, error)) []string {
 		out, result := constrain(&s.scope, constraint{field, o.get(field), negative}, convert)
 		fits = fits && result != nothing
@@ -26,8 +26,9 @@ func (s *istioScope) operation(o object) ([]alternative[policy.Operation], outco
 	if ports := list("notPorts", true, s.port); ports != nil {
 		when = append(when, policy.Condition{Key: "destination.port", NotValues: ports})
 	}
-	op.Methods, left = s.notMethods(op.Methods, list("notMethods", true, func(n *policy.Node) ([]string, error) { return []string{n.Value}, nil }), o.get("notMethods"))
-	fits = fits && left
+	not := list("notMethods", true, func(n *policy.Node) ([]string, error) { return []string{n.Value}, nil })
+	left, ok := s.notMethods(op.Methods, not, o.get("notMethods"))
+	op.Methods, fits = left, fits && ok
 	for _, field := range []string{"notHosts", "notPaths"} {
 		list(field, true, func(*policy.Node) ([]string, error) {
 			return nil, errors.New("there is no not-form of it here")

@@ -24,7 +24,7 @@ func TestIstioNeverWider(t *testing.T) {
 	}
 	var agree, narrower, denied, refused int
 	for seed := range rounds {
-		g := istioGen{rand.New(rand.NewPCG(uint64(seed), 1))} //nolint:gosec // reproducible on purpose
+		g := istioGen{rand.New(rand.NewPCG(uint64(seed), 1))}
 		policies := g.policies()
 		var text []byte
 		for _, p := range policies {

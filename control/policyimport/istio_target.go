@@ -96,7 +96,7 @@ func (s *istioScope) selected(selector object) (string, error) {
 
 // serviceName fills in the template for services.
 func (s *istioScope) serviceName(label func(string) (string, bool), ns string) (string, error) {
-	service, _, err := expand(s.cfg.Service, func(key string) (string, bool) {
+	service, err := expand(s.cfg.Service, func(key string) (string, bool) {
 		if key == labelNamespace {
 			return ns, ns != ""
 		}
