@@ -93,7 +93,7 @@ func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit 
 
 // askPeers asks a few members in random order until accept takes an answer. A member that answers nonsense
 // keeps nobody from asking the next one.
-func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64, accept func([]byte) error) bool {
+func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64, accept func([]byte) error) {
 	peers := m.peerAddrs(ctx)
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] }) //nolint:gosec // any order will do
 	for _, addr := range peers[:min(len(peers), relayPeers)] {
@@ -109,9 +109,8 @@ func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit in
 			m.log.Warn("what a peer handed out was refused", "addr", addr.String(), "path", path, "error", err)
 			continue
 		}
-		return true
+		return
 	}
-	return false
 }
 
 // askPeersForRules returns a signed bundle newer than the version, or nil.

@@ -86,7 +86,7 @@ func peerTLS(t *testing.T, id identity.Source) *tls.Config {
 		t.Fatal(err)
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"mesh-peer/1"}, InsecureSkipVerify: true, //nolint:gosec // it is a liar
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"mesh-peer/1"}, InsecureSkipVerify: true,
 		Certificates: []tls.Certificate{testca.Certificate(svid)},
 	}
 }

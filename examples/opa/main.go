@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"time"
 
 	"github.com/intramesh/mesh"
@@ -48,8 +49,13 @@ func main() {
 func serve(ctx context.Context, m *mesh.Mesh, ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /charge/{cents}", func(w http.ResponseWriter, r *http.Request) {
+		cents, err := strconv.Atoi(r.PathValue("cents"))
+		if err != nil {
+			http.Error(w, "want a number of cents", http.StatusBadRequest)
+			return
+		}
 		peer, _ := mesh.PeerFromContext(r.Context())
-		fmt.Fprintf(w, "charged %s cents for %s\n", r.PathValue("cents"), peer.Service())
+		fmt.Fprintf(w, "charged %d cents for %s\n", cents, peer.Service())
 	})
 	srv := http.Server{Handler: m.Handler(mux), ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 1)
