@@ -64,6 +64,11 @@ var depRules = []depRule{{
 		"github.com/spiffe/go-spiffe/v2/proto": "the workload API (and its gRPC) is the application's choice",
 	},
 }, {
+	name:   "only policy/jwt knows JOSE",
+	from:   []string{"..."},
+	except: []string{"policy/jwt/..."},
+	forbid: map[string]string{"github.com/go-jose": "a service whose rules look at no tokens does not pay for it"},
+}, {
 	name:   "test helpers stay out of programs",
 	from:   []string{"..."},
 	except: []string{"meshtest/...", "discovery/discoverytest/...", "internal/testca/..."},

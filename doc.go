@@ -55,6 +55,9 @@
 // Package policy has the rules' document and the engine. Without rules, everybody is denied. When the rules or a
 // certificate change, open connections are decided again, and those that are no longer allowed are closed.
 //
+// Rules that look at the claims of a request's JSON Web Token need [Config].Tokens; package policy/jwt verifies them. A request
+// that was allowed by its token ends with it.
+//
 // # Errors
 //
 // A call that found nobody is a [*DialError]; one that the rules refuse is a [*DeniedError], which names the rule; one on
