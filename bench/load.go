@@ -102,7 +102,7 @@ func (r *run) measure() (sample, usage, error) {
 	times := make([][]time.Duration, len(r.workers))
 	errs := make([]error, len(r.workers))
 	for i := range times {
-		times[i] = make([]time.Duration, 0, 1<<14)
+		times[i] = make([]time.Duration, 0, 1<<10)
 	}
 	var wg sync.WaitGroup
 	before, start := ownUsage(), time.Now()
