@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// tokenState is what a query knows about the token of its request, found out when a rule asks.
+// tokenState is what a query knows about the token of its request. It is apart from it, for those that never ask.
 type tokenState struct {
-	asked  bool
 	claims map[string]any // nil: unavailable, for err
 	err    error
 	until  time.Time
@@ -39,27 +38,23 @@ var (
 
 // claims returns the claims of the request's token, nil when they are unavailable.
 func (q *query) claims() map[string]any {
-	t := &q.token
-	if !t.asked {
-		t.asked = true
-		if t.claims = q.Claims; t.claims == nil {
-			t.err = q.verify()
+	if q.token == nil {
+		q.token = &tokenState{claims: q.Claims}
+		if q.Claims == nil {
+			q.token.err = q.verify()
 		}
 	}
-	return t.claims
+	return q.token.claims
 }
 
 func (q *query) verify() error {
-	if q.Layer == LayerConnection {
-		return errEarlyLayer
-	}
-	if len(q.issuers) == 0 {
+	if len(q.engine.issuers) == 0 {
 		return errNoIssuer
 	}
 	var token string
 	var by *headerIssuers
-	for i := range q.issuers {
-		h := &q.issuers[i]
+	for i := range q.engine.issuers {
+		h := &q.engine.issuers[i]
 		lines, more := h.lines(q.Header)
 		for _, lines := range [...][]string{lines, more} {
 			for _, s := range lines {
@@ -104,6 +99,9 @@ func (h *headerIssuers) find(line string) (string, bool) {
 
 // matchClaim decides a condition on a claim as matchHeader does one on a header.
 func (c *conditionMatch) matchClaim(q *query) bool {
+	if q.Layer == LayerConnection {
+		return q.unknownRequest
+	}
 	all := q.claims()
 	if all == nil {
 		return q.unknownRequest

@@ -161,7 +161,7 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 		return d
 	}
 	q := newQuery(r)
-	q.issuers = e.issuers
+	q.engine = e
 	scope := e.scope(r.Destination)
 	q.as(ActionDeny)
 	for s := scope; s != nil; s = s.parent {
@@ -185,7 +185,9 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 	if d.Rule < 0 {
 		e.byDefault(&d, &q, scope)
 	}
-	q.token.limit(&d)
+	if q.token != nil {
+		q.token.limit(&d)
+	}
 	if scope.recorded {
 		d.Shadow = scope.shadow(&q, &d)
 	}

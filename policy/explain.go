@@ -37,7 +37,7 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 		return out
 	}
 	q := newQuery(r)
-	q.issuers = e.issuers
+	q.engine = e
 	for _, doc := range e.docs {
 		var v values
 		if parseService(&v, doc.destination) != nil || !v.match(r.Destination) {

@@ -38,8 +38,8 @@ type query struct {
 	// anyValue makes one matching line of a header enough; else all must.
 	anyValue bool
 
-	issuers []headerIssuers // of the engine
-	token   tokenState
+	engine *Engine
+	token  *tokenState // nil until a rule asks
 }
 
 func newQuery(r *Request) query {

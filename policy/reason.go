@@ -48,7 +48,7 @@ func (q *query) whyDenied(r *compiledRule) string {
 
 // whyNoToken says why a claim is not known.
 func (q *query) whyNoToken(f field) string {
-	if f != fieldClaim || q.token.err == nil {
+	if f != fieldClaim || q.token == nil || q.token.err == nil {
 		return ""
 	}
 	return ": " + q.token.err.Error()
@@ -91,7 +91,7 @@ func (e *Engine) whyNotAllowed(q *query, scope *scope) string {
 			return "the rules that allow " + from + " decide by request, and this listener sees connections only"
 		}
 		why := from + " may call " + to + ", but no rule allows " + q.request()
-		if q.token.err != nil {
+		if q.token != nil && q.token.err != nil {
 			why += " (the claims that rules ask for are not known: " + q.token.err.Error() + ")"
 		}
 		return why
