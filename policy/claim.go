@@ -31,7 +31,6 @@ var (
 	errNoVerifier = errors.New("this process verifies no tokens")
 	errNoToken    = errors.New("the request has no token")
 	errManyTokens = errors.New("the request has more than one token")
-	errEarlyLayer = errors.New("a connection has no token")
 	errNilToken   = errors.New("the verifier returned nothing")
 	errUnclear    = errors.New("the claim is not text, a number, a boolean or a list of these")
 )

@@ -50,6 +50,9 @@ func TestKeysAreFetchedOnceAndRotate(t *testing.T) {
 		if p.count() != 2 {
 			t.Errorf("%d fetches", p.count())
 		}
+		if _, err := v.Verify(old, by); err != nil {
+			t.Error(err)
+		}
 		// A key that is withdrawn no longer counts once the next refresh has seen it, remembered tokens included.
 		p.set(http.StatusOK, jwks(t, k2))
 		wait(5 * time.Minute)
