@@ -266,7 +266,7 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"decision":{"verdict":"deny","policy":"admin","rule":0,"version":7,"layer":"http",` +
+	want := `{"decision":{"verdict":"deny","layer":"http","policy":"admin","rule":0,"version":7,` +
 		`"reason":"a rule needs the gRPC method, which is not known of this HTTP request"},"policies":[` +
 		`{"policy":"callers","action":"allow","mode":"enforce","matched":false,"rules":[` +
 		`{"matched":false,"why":"the caller does not match"},{"matched":false,"why":"the path does not match"},{"matched":false,"why":"the caller is one of those left out"}]},` +

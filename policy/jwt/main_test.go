@@ -246,4 +246,3 @@ func wantError(t testing.TB, err error, part string) {
 		t.Errorf("error %v, want one with %q", err, part)
 	}
 }
-
