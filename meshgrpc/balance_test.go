@@ -171,6 +171,13 @@ func TestGracefulStop(t *testing.T) {
 	}
 	ping(t, stream)
 	serve(t, net.Join(t, "payments"), &greeter{name: "new"})
+	for { // until the client has heard of it: before, there is nowhere else to go
+		if res, err := greet(t.Context(), c); err != nil {
+			t.Fatal(err)
+		} else if res.GetServerId() == "new" {
+			break
+		}
+	}
 
 	var wg sync.WaitGroup
 	wg.Go(srv.GracefulStop)
