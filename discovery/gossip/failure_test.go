@@ -180,9 +180,9 @@ func TestPartitionHeals(t *testing.T) {
 		for _, node := range nodes {
 			node.within(t, 2*time.Second, "payments", all...)
 		}
-		f.setCut(func(from, to netip.Addr) bool { return from.As4()[2] != to.As4()[2] })
-		nodes[0].within(t, 10*time.Second, "payments", suspects(all, "10.0.1.")...)
-		nodes[1].within(t, 10*time.Second, "payments", suspects(all, "10.0.0.")...)
+		f.setCut(func(from, to netip.Addr) bool { return from.As4()[2] != to.As4()[2] }) // half of the members vanish at once: slower than one crash, and by chance
+		nodes[0].within(t, 20*time.Second, "payments", suspects(all, "10.0.1.")...)
+		nodes[1].within(t, 20*time.Second, "payments", suspects(all, "10.0.0.")...)
 		// Memberlist has forgotten the other side by then.
 		<-time.After(5 * time.Minute)
 		f.setCut(nil)
