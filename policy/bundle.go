@@ -29,14 +29,18 @@ type Bundle struct {
 	Issued time.Time
 	// Documents are the rules, each with a name of its own.
 	Documents []Document
+	// Revoked are certificates that are no longer to be trusted, at most [MaxRevocations]. A member that is too old to
+	// know of revocations refuses a bundle that has any.
+	Revoked []Revocation
 }
 
 // payload is a bundle's JSON: what is signed.
 type payload struct {
-	TrustDomain string     `json:"trustDomain"`
-	Version     uint64     `json:"version"`
-	Issued      time.Time  `json:"issued"`
-	Documents   []Document `json:"documents"`
+	TrustDomain string       `json:"trustDomain"`
+	Version     uint64       `json:"version"`
+	Issued      time.Time    `json:"issued"`
+	Documents   []Document   `json:"documents"`
+	Revoked     []Revocation `json:"revoked,omitempty"`
 }
 
 // parsedPayload is the same on the way in, where documents are decoded one by one.
@@ -45,6 +49,7 @@ type parsedPayload struct {
 	Version     uint64  `json:"version"`
 	Issued      string  `json:"issued"`
 	Documents   []*Node `json:"documents"`
+	Revoked     []*Node `json:"revoked"`
 }
 
 // A signed bundle is one line, "mesh-bundle/1 KEYID SIGNATURE", and then the payload, which is
@@ -77,7 +82,7 @@ func Sign(b *Bundle, key ed25519.PrivateKey) ([]byte, error) {
 	if _, err := Compile(b); err != nil {
 		return nil, err
 	}
-	p := payload{b.TrustDomain.Name(), b.Version, b.Issued.UTC(), b.Documents}
+	p := payload{b.TrustDomain.Name(), b.Version, b.Issued.UTC(), b.Documents, b.Revoked}
 	if p.Documents == nil {
 		p.Documents = []Document{}
 	}
@@ -169,6 +174,7 @@ func readPayload(body []byte) (*Bundle, error) {
 	b := &Bundle{Version: p.Version}
 	if len(ps.list) == 0 {
 		b.Documents = decodeDocuments(ps, p.Documents, "documents")
+		b.Revoked = decodeRevocations(&d, p.Revoked)
 	}
 	if err := ps.err(); err != nil {
 		return nil, err

@@ -154,4 +154,6 @@ const (
 	MaxIssuers   = 64       // documents that are a TokenIssuer
 	MaxJWKS      = 64 << 10 // bytes in a TokenIssuer's keys
 	maxDepth     = 16       // nesting of JSON values
+	// MaxRevocations bounds those of a bundle. Beyond, revoke IDs rather than single certificates, or change the authority.
+	MaxRevocations = 10_000
 )

@@ -25,6 +25,7 @@ type Engine struct {
 	wildcard    *scope            // "*"
 	docs        []*compiledDoc    // in the order of the bundle
 	issuers     []headerIssuers
+	revoked     *revocations
 }
 
 // Compile makes an engine of a bundle's documents. Its error is a [*ParseError] when one of them
@@ -62,6 +63,7 @@ func Compile(b *Bundle) (*Engine, error) {
 	if n := e.Issuers(); len(n) > MaxIssuers {
 		ps.add(Problem{Message: fmt.Sprintf("%d documents of kind %s; at most %d are accepted", len(n), KindTokenIssuer, MaxIssuers)})
 	}
+	e.revoked = compileRevocations(b.Revoked, func(at *path, msg string) { ps.add(Problem{Field: at.String(), Message: msg}) })
 	if err := ps.err(); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,8 @@
 //
 // All rules of a mesh travel as one [Bundle] with a version that only grows, made by [Sign] and read by
 // [Open]. A [Syncer] follows the control plane, keeps the last good bundle on disk, and is the Authorizer of
-// a member; before its first bundle it denies everything.
+// a member; before its first bundle it denies everything. A [Revocation] in a bundle takes trust away from certificates
+// that have not expired.
 package policy
 
 import (
