@@ -75,7 +75,8 @@ func (b *bench) start(ctx context.Context, selected []workload) {
 	b.pairs = make(map[string]*contender)
 	for _, w := range selected {
 		for _, name := range w.contenders {
-			if !w.pairs || b.pairs[name] != nil || !b.with.MatchString(name) || slices.Contains(b.skipped, name) {
+			if !w.pairs || b.pairs[name] != nil || !b.with.MatchString(name) || slices.Contains(b.skipped, name) ||
+				name == nameBefore && b.env.before == "" {
 				continue
 			}
 			c, err := b.env.start(ctx, name)
@@ -103,6 +104,9 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 		if b.with.MatchString(n) && (!w.pairs || b.pairs[n] != nil) {
 			names = append(names, n)
 		}
+	}
+	if b.pairs[nameBefore] != nil {
+		w.baselines = append(slices.Clip(w.baselines), nameBefore)
 	}
 	n := w.rounds
 	if b.quick {

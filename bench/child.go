@@ -134,14 +134,18 @@ type child struct {
 	addrs map[string]string
 }
 
-func startChild(ctx context.Context, s setup) (*child, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+// startChild runs a program, "" for this very one.
+func startChild(ctx context.Context, program string, s setup) (*child, error) {
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
 	}
-	c := &child{cmd: exec.CommandContext(ctx, self)} //nolint:gosec // this very program
+	c := &child{cmd: exec.CommandContext(ctx, program)} //nolint:gosec // this program, or the one that it was told
 	c.cmd.Env = append(os.Environ(), childVariable+"=1")
 	c.cmd.Stderr = os.Stderr
+	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}

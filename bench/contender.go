@@ -13,6 +13,7 @@ const (
 	nameTLS    = "crypto/tls"
 	nameSPIFFE = "go-spiffe"
 	nameOurs   = "mesh"
+	nameBefore = "mesh, before" // by a bench that was built earlier
 )
 
 // A contender is a client process and a server process that are up, and perhaps a proxy beside each.
@@ -27,6 +28,7 @@ type contender struct {
 type env struct {
 	dir     string // of the certificates, and for scratch
 	profile string
+	before  string // the program that nameBefore runs
 }
 
 func (e env) start(ctx context.Context, name string) (_ *contender, err error) {
@@ -52,10 +54,14 @@ func (e env) start(ctx context.Context, name string) (_ *contender, err error) {
 // child starts one process of a contender, with the certificate of identity.
 func (e env) child(ctx context.Context, name, role, identity string, addrs map[string]string) (*child, error) {
 	s := setup{Role: role, Contender: name, Dir: filepath.Join(e.dir, identity), Addrs: addrs}
+	program := ""
+	if name == nameBefore {
+		s.Contender, program = nameOurs, e.before
+	}
 	if e.profile != "" {
 		s.Profile = filepath.Join(e.profile, filepath.Base(name)+"-"+identity)
 	}
-	return startChild(ctx, s)
+	return startChild(ctx, program, s)
 }
 
 func (c *contender) stop() {

@@ -132,7 +132,7 @@ func (f *fleet) start(ctx context.Context) error {
 			}
 			s.Addrs[strconv.Itoa(i)] = string(b)
 		}
-		c, err := startChild(ctx, s)
+		c, err := startChild(ctx, "", s)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@
 //	go run ./bench            everything, 15 minutes at most
 //	go run ./bench -quick     the most telling workloads, a minute at most
 //	go run ./bench -run echo  those whose name matches
+//	go run ./bench -before F  what a change does: F is a bench that was built without it
 //
 // Nginx (with its stream module), haproxy and stunnel take part where they are installed; ghostunnel is built, in the
 // first full run.
@@ -50,6 +51,7 @@ func parentMain(ctx context.Context) error {
 	flag.BoolVar(&b.quick, "quick", false, "a minute at most")
 	flag.IntVar(&b.rounds, "rounds", 0, "rounds of every workload, instead of its own number")
 	flag.StringVar(&b.env.profile, "profile", "", "write CPU and allocation profiles of every process to this `directory`")
+	flag.StringVar(&b.env.before, "before", "", "compare with a bench that was built earlier, this `file`; see -with")
 	flag.Parse()
 	var err error
 	if b.only, err = regexp.Compile(*run); err != nil {

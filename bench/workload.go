@@ -39,7 +39,7 @@ func ours(figure, baseline string, atMost float64) goal {
 
 // raw are the contenders that carry any protocol.
 func raw() []string {
-	return []string{namePlain, nameTLS, nameSPIFFE, nameOurs, "nginx", "haproxy", "stunnel", "ghostunnel"}
+	return []string{namePlain, nameTLS, nameSPIFFE, nameBefore, nameOurs, "nginx", "haproxy", "stunnel", "ghostunnel"}
 }
 
 const (
