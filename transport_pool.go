@@ -29,7 +29,8 @@ type pool struct {
 
 	mu      sync.Mutex
 	conns   []*poolConn
-	dialing *dialCall // that all wait for: HTTP/2, or the first one
+	idle    []*poolConn // those of HTTP/1.1 without a user; the one that was used last is the last
+	dialing *dialCall   // that all wait for: HTTP/2, or the first one
 	http1   bool      // what the last connection spoke
 	retired bool      // discovery no longer offers the endpoint
 	closed  bool
@@ -102,16 +103,29 @@ func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error)
 	}
 }
 
-// reserve takes a place on the connection with the fewest users, the newest of equals. It returns nil when another
-// connection should be opened.
+// reserve takes the HTTP/1.1 connection that was used last, or else a place on the HTTP/2 connection with the fewest users, the
+// newest of equals. It returns nil when another connection should be opened.
 func (p *pool) reserve() *poolConn {
-	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool { return c.Err() != nil })
+	for n := len(p.idle) - 1; n >= 0; n-- {
+		c := p.idle[n]
+		p.idle = p.idle[:n]
+		if c.Reserve() == nil {
+			c.users = 1
+			return c
+		}
+		p.forget(c) // the server has closed it
+	}
 	var best *poolConn
-	for _, c := range slices.Backward(p.conns) {
-		if !c.solo && (best == nil || c.users < best.users) && c.Available() > 0 {
+	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
+		switch {
+		case c.http1:
+		case c.Err() != nil:
+			return true
+		case (best == nil || c.users <= best.users) && c.Available() > 0:
 			best = c
 		}
-	}
+		return false
+	})
 	if best == nil || best.users >= maxStreams && len(p.conns) < maxConns && p.dialing == nil {
 		return nil
 	}
@@ -120,6 +134,10 @@ func (p *pool) reserve() *poolConn {
 	}
 	best.users++
 	return best
+}
+
+func (p *pool) forget(c *poolConn) {
+	p.conns = slices.DeleteFunc(p.conns, func(o *poolConn) bool { return o == c })
 }
 
 func (p *pool) dial(d *dialCall) {
@@ -156,6 +174,9 @@ func (p *pool) add(c *poolConn) error {
 		return errPoolGone
 	}
 	p.conns = append(p.conns, c)
+	if c.http1 && c.users == 0 {
+		p.idle = append(p.idle, c)
+	}
 	return nil
 }
 
@@ -203,14 +224,18 @@ func dialed(ctx context.Context, _, _ string) (net.Conn, error) {
 	return c, nil
 }
 
-// release ends one use of c.
+// release ends one use of c. When the response has ended, net/http has made an HTTP/1.1 connection available already, or never will.
 func (p *pool) release(c *poolConn) {
+	spoilt := c.http1 && c.Available() == 0
 	p.mu.Lock()
 	c.users--
 	c.idleSince = time.Now()
-	drop := c.users == 0 && (c.solo || p.retired)
-	if drop {
-		p.conns = slices.DeleteFunc(p.conns, func(o *poolConn) bool { return o == c })
+	drop := c.users == 0 && (spoilt || c.solo || p.retired || p.closed)
+	switch {
+	case drop:
+		p.forget(c)
+	case c.http1:
+		p.idle = append(p.idle, c)
 	}
 	p.mu.Unlock()
 	if drop {
@@ -218,21 +243,23 @@ func (p *pool) release(c *poolConn) {
 	}
 }
 
-// closeIdle closes connections without users that were last used before a time, and returns how many
-// stay.
+// closeIdle closes connections without users that were last used before a time, or that the server has closed, and
+// returns how many stay.
 func (p *pool) closeIdle(before time.Time) int {
 	p.mu.Lock()
-	var idle []*poolConn
+	var gone []*poolConn
+	unused := func(c *poolConn) bool { return c.users == 0 && (c.idleSince.Before(before) || c.Err() != nil) }
+	p.idle = slices.DeleteFunc(p.idle, unused)
 	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
-		if c.users > 0 || !c.idleSince.Before(before) {
+		if !unused(c) {
 			return false
 		}
-		idle = append(idle, c)
+		gone = append(gone, c)
 		return true
 	})
 	n := len(p.conns)
 	p.mu.Unlock()
-	for _, c := range idle {
+	for _, c := range gone {
 		c.shut()
 	}
 	return n
@@ -260,7 +287,7 @@ func (p *pool) closeIfEmpty() bool {
 func (p *pool) close() {
 	p.mu.Lock()
 	conns := p.conns
-	p.conns, p.closed = nil, true
+	p.conns, p.idle, p.closed = nil, nil, true
 	p.mu.Unlock()
 	for _, c := range conns {
 		c.shut()
