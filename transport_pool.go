@@ -31,8 +31,8 @@ type pool struct {
 	conns   []*poolConn
 	idle    []*poolConn // those of HTTP/1.1 without a user; the one that was used last is the last
 	dialing *dialCall   // that all wait for: HTTP/2, or the first one
-	http1   bool      // what the last connection spoke
-	retired bool      // discovery no longer offers the endpoint
+	http1   bool        // what the last connection spoke
+	retired bool        // discovery no longer offers the endpoint
 	closed  bool
 
 	view *endpointView // what retired was decided by; guarded by the transport's mutex
@@ -106,8 +106,7 @@ func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error)
 // reserve takes the HTTP/1.1 connection that was used last, or else a place on the HTTP/2 connection with the fewest users, the
 // newest of equals. It returns nil when another connection should be opened.
 func (p *pool) reserve() *poolConn {
-	for n := len(p.idle) - 1; n >= 0; n-- {
-		c := p.idle[n]
+	for n, c := range slices.Backward(p.idle) {
 		p.idle = p.idle[:n]
 		if c.Reserve() == nil {
 			c.users = 1

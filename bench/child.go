@@ -142,7 +142,7 @@ func startChild(ctx context.Context, program string, s setup) (*child, error) {
 			return nil, err
 		}
 	}
-	c := &child{cmd: exec.CommandContext(ctx, program)} //nolint:gosec // this program, or the one that it was told
+	c := &child{cmd: exec.CommandContext(ctx, program)}
 	c.cmd.Env = append(os.Environ(), childVariable+"=1")
 	c.cmd.Stderr = os.Stderr
 	var err error
