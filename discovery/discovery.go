@@ -7,7 +7,7 @@
 //
 // Implementations: [github.com/intramesh/mesh/discovery/static] and
 // [github.com/intramesh/mesh/discovery/gossip]. Each passes the suite in
-// [github.com/intramesh/mesh/discovery/discoverytest].
+// [github.com/intramesh/mesh/discovery/discoverytest]. [Merge] makes one of several.
 package discovery
 
 import (
