@@ -1,9 +1,10 @@
 package policy
 
-// A fallback is a Default document: what decides where no rule does.
+// A fallback is a Default document.
 type fallback struct {
 	name, destination string
-	verdict           Verdict
+	verdict           Action // "" leaves it to a wider one
+	denials           Denials
 }
 
 func (c *compiler) fallback(doc *Document) *fallback {
@@ -13,26 +14,40 @@ func (c *compiler) fallback(doc *Document) *fallback {
 		return nil
 	}
 	c.value(new(values), doc.Default.Service, parseDestination, spec.at("service"))
-	out := &fallback{name: doc.Metadata.Name, destination: doc.Default.Service}
-	switch doc.Default.Verdict {
-	case ActionAllow:
-		out.verdict = Allow
-	case ActionDeny:
+	out := &fallback{doc.Metadata.Name, doc.Default.Service, doc.Default.Verdict, doc.Default.Denials}
+	switch {
+	case out.verdict == "" && out.denials == "":
+		c.fail(spec.at("verdict"), "want allow or deny, or the field denials")
+	case out.verdict != "" && out.verdict != ActionAllow && out.verdict != ActionDeny:
+		c.fail(spec.at("verdict"), "want allow or deny, found %q", clip(string(out.verdict), maxText/2))
+	}
+	switch out.denials {
+	case "", DenialsExplained, DenialsBare:
 	default:
-		c.fail(spec.at("verdict"), "want allow or deny, found %q", clip(string(doc.Default.Verdict), maxText/2))
+		c.fail(spec.at("denials"), "want %s or %s, found %q", DenialsExplained, DenialsBare, clip(string(out.denials), maxText/2))
 	}
 	return out
+}
+
+// explained reports what the nearest Default that says so makes of denials.
+func (s *scope) explained() bool {
+	for ; s != nil; s = s.parent {
+		if s.fallback != nil && s.fallback.denials != "" {
+			return s.fallback.denials == DenialsExplained
+		}
+	}
+	return true
 }
 
 // byDefault decides what no rule did.
 func (e *Engine) byDefault(d *Decision, q *query, s *scope) {
 	for p := s; p != nil; p = p.parent {
 		f := p.fallback
-		if f == nil {
+		if f == nil || f.verdict == "" {
 			continue
 		}
 		d.Policy = f.name
-		if f.verdict == Allow {
+		if f.verdict == ActionAllow {
 			d.Verdict, d.Reason = Allow, f.reason()
 			return
 		}

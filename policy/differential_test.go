@@ -168,9 +168,12 @@ func differ(t *testing.T, seed uint64, requests int) (allowed int) {
 	}
 	for _, service := range []string{"*", "a", "a/*", "a/b"} {
 		if d.IntN(8) == 0 {
+			spec := &policy.DefaultSpec{Service: service, Verdict: policy.Action(d.pick("allow", "deny", "")), Denials: policy.Denials(d.pick("explained", "bare", ""))}
+			if spec.Verdict == "" && spec.Denials == "" {
+				spec.Denials = policy.DenialsBare
+			}
 			docs = append(docs, policy.Document{
-				APIVersion: policy.APIVersion, Kind: policy.KindDefault, Metadata: policy.Metadata{Name: "default-" + strconv.Itoa(len(docs))},
-				Default: &policy.DefaultSpec{Service: service, Verdict: policy.Action(d.pick("allow", "deny"))},
+				APIVersion: policy.APIVersion, Kind: policy.KindDefault, Metadata: policy.Metadata{Name: "default-" + strconv.Itoa(len(docs))}, Default: spec,
 			})
 		}
 	}
@@ -193,6 +196,9 @@ func differ(t *testing.T, seed uint64, requests int) (allowed int) {
 		}
 		if got.Verdict != want || (got.Rule < 0) != byDefault {
 			fail("verdict")
+		}
+		if got.Tell != n.tells(r) {
+			fail("what callers are told")
 		}
 		if !byDefault && !n.matches(byName[got.Policy], got.Rule, r) {
 			fail("the rule it names does not match")

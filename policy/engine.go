@@ -165,6 +165,7 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 	q := newQuery(r)
 	q.engine = e
 	scope := e.scope(r.Destination)
+	d.Tell = scope.tell && q.trustDomain == e.trustDomain
 	q.as(ActionDeny)
 	for s := scope; s != nil; s = s.parent {
 		if rule := s.deny.find(&q); rule != nil {

@@ -5,15 +5,31 @@ import (
 	"fmt"
 )
 
-// A DefaultSpec is the content of a [Document] that decides for a service when no rule does: without one, that is
-// deny. Of several, the one whose service is written most exactly counts. It is for migration: the
-// reason of a decision tells that the default allowed it.
+// A DefaultSpec is the content of a [Document] that says what holds for a service where no rule says otherwise. Of
+// several, the one whose service is written most exactly counts, for each field by itself. At least one of Verdict and
+// Denials is set.
 type DefaultSpec struct {
 	// Service is written like [Spec].Service; "*" is the whole mesh. There is at most one Default for each.
 	Service string `json:"service"`
-	// Verdict is [ActionAllow] or [ActionDeny].
-	Verdict Action `json:"verdict"`
+	// Verdict decides when no rule does: [ActionAllow] or [ActionDeny]. Without one, that is deny. Allow is for
+	// migration: the reason of a decision tells that the default allowed it.
+	Verdict Action `json:"verdict,omitempty"`
+	// Denials says what callers are told of theirs. Without one, they are explained.
+	Denials Denials `json:"denials,omitempty"`
 }
+
+// Denials says what callers are told of a denial, besides that it is one. The decision log has all of it in any case.
+// Callers of other trust domains are told nothing in any case.
+type Denials string
+
+const (
+	// DenialsExplained tells callers the policy, the rule, the version and the reason. That is no secret to them: each
+	// member of the mesh holds all of its rules. What it does tell whoever can make a member repeat it (an end
+	// user, for example) is more than such a person might be meant to know; hence the other one.
+	DenialsExplained Denials = "explained"
+	// DenialsBare tells them no more than that they are denied.
+	DenialsBare Denials = "bare"
+)
 
 // A TokenIssuerSpec is the content of a [Document] that names an issuer of JSON Web Tokens (RFC 7519), whose claims rules
 // may look at; see [Condition]. A request's token is valid when one of the keys signed it, it is one

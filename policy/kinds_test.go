@@ -29,10 +29,11 @@ func TestParseRefusesOtherKinds(t *testing.T) {
 	for name, tt := range map[string]struct{ in, want string }{
 		"unknown kind":               {of("Route", "r", ""), `test.json:1:32: kind: want "Authorization", "Default" or "TokenIssuer", found "Route"`},
 		"kind in lower case":         {of("default", "r", ""), "kind: want"},
-		"another kind's field":       {of("Default", "d", `"service":"*","verdict":"allow","rules":[]`), "spec.rules: unknown field; the fields here are service, verdict"},
+		"another kind's field":       {of("Default", "d", `"service":"*","verdict":"allow","rules":[]`), "spec.rules: unknown field; the fields here are service, verdict, denials"},
 		"no spec":                    {`{"apiVersion":"mesh/v1","kind":"Default","metadata":{"name":"d"}}`, "spec.verdict: want allow or deny"},
 		"kind twice":                 {`{"apiVersion":"mesh/v1","kind":"Authorization","kind":"Default","metadata":{"name":"d"},"spec":{"service":"*","verdict":"deny"}}`, "kind: the field is there twice"},
-		"default that audits":        {of("Default", "d", `"service":"*","verdict":"audit"`), "spec.verdict: want allow or deny"},
+		"default that audits":        {of("Default", "d", `"service":"*","verdict":"audit"`), "spec.verdict: want allow or deny, found"},
+		"denials that lie":           {of("Default", "d", `"service":"*","denials":"no"`), `spec.denials: want explained or bare, found "no"`},
 		"default for nothing":        {of("Default", "d", `"verdict":"allow"`), "spec.service"},
 		"default for a suffix":       {of("Default", "d", `"service":"*x","verdict":"allow"`), "spec.service"},
 		"two defaults":               {byDefault("d", "a/*", "allow") + "\n" + byDefault("e", "a/*", "deny"), `test.json:2:84: spec.service: the default for "a/*" is taken by the document on line 1`},

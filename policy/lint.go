@@ -18,8 +18,10 @@ func Lint(docs []Document) []Warning {
 			all = append(all, c.doc)
 			l.see(c.doc)
 		case c.fallback != nil:
-			l.defaults[c.fallback.destination] = c.fallback
-			if c.fallback.verdict == Allow {
+			if c.fallback.verdict != "" {
+				l.defaults[c.fallback.destination] = c.fallback
+			}
+			if c.fallback.verdict == ActionAllow {
 				l.warn(c.fallback.name, "spec.verdict", "allows whatever no rule denies; it is meant for the time of a migration")
 			}
 		case c.issuer != nil:
@@ -207,7 +209,7 @@ func (l *linter) overruled(r *compiledRule, at *path) {
 			break
 		}
 	}
-	if f := l.defaultFor(r.doc.destination); f != nil && f.verdict == Allow && r.doc.action == ActionAllow && allowed == "" {
+	if f := l.defaultFor(r.doc.destination); f != nil && f.verdict == ActionAllow && r.doc.action == ActionAllow && allowed == "" {
 		allowed = "changes nothing: " + f.name + " allows by default"
 	}
 	if allowed != "" {

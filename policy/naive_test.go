@@ -51,9 +51,21 @@ func (n naive) decide(r *policy.Request) (v policy.Verdict, byDefault bool) {
 
 // byDefault is the verdict of the Default whose service is written most exactly.
 func (n naive) byDefault(r *policy.Request) policy.Verdict {
-	v, longest := policy.Deny, -1
+	v := n.setting(r, func(d *policy.DefaultSpec) string { return string(d.Verdict) })
+	return map[string]policy.Verdict{"allow": policy.Allow}[v]
+}
+
+// tells reports whether the caller is told of a denial.
+func (n naive) tells(r *policy.Request) bool {
+	v := n.setting(r, func(d *policy.DefaultSpec) string { return string(d.Denials) })
+	return v != "bare" && r.Source.TrustDomain().Name() == n.trustDomain
+}
+
+// setting is a field of the Default whose service is written most exactly, of those that have it.
+func (n naive) setting(r *policy.Request, field func(*policy.DefaultSpec) string) string {
+	v, longest := "", -1
 	for _, d := range n.docs {
-		if d.Default == nil || !destination(d.Default.Service, r.Destination) {
+		if d.Default == nil || field(d.Default) == "" || !destination(d.Default.Service, r.Destination) {
 			continue
 		}
 		exactness := len(strings.TrimSuffix(d.Default.Service, "*"))
@@ -61,7 +73,7 @@ func (n naive) byDefault(r *policy.Request) policy.Verdict {
 			exactness = len(r.Destination) + 1
 		}
 		if exactness > longest {
-			longest, v = exactness, map[policy.Action]policy.Verdict{policy.ActionAllow: policy.Allow}[d.Default.Verdict]
+			longest, v = exactness, field(d.Default)
 		}
 	}
 	return v

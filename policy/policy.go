@@ -11,7 +11,8 @@
 //
 // [Compile] makes an [Engine] of documents, [Static] does without a bundle. Of the enforced
 // documents for the service, any deny that matches denies; else any allow that matches allows; else the
-// default does, which is no unless a document of kind Default says otherwise. What a layer can't see (the path, when a connection is accepted) is unavailable, which
+// default does, which is no unless a document of kind Default says otherwise; such a document also says whether callers
+// are told why they are denied ([Denials]). What a layer can't see (the path, when a connection is accepted) is unavailable, which
 // is not empty: an allow that needs it does not match and a deny does. [Engine.Explain] tells how each
 // policy saw a request. [Lint] tells what in documents is likely a mistake, [Engine.Check] what a listener
 // can't evaluate.
@@ -175,6 +176,9 @@ type Decision struct {
 	Verdict Verdict `json:"verdict"`
 	// Layer is where the decision was taken.
 	Layer Layer `json:"layer"`
+	// Tell says that the caller may be told all of this, should it be a denial; see [Denials]. Else it gets what
+	// [Decision.Told] leaves. It is for this side only.
+	Tell bool `json:"-"`
 	// Policy is the name of the document that decided, "" when none did.
 	Policy string `json:"policy,omitempty"`
 	// Rule is the index of the rule in that document, from 0; -1 when no rule decided but the default.
@@ -192,6 +196,16 @@ type Decision struct {
 	// Shadow is what audit and dry-run documents made of it, nil when none matched. It is
 	// for this side's log, and never sent to the peer.
 	Shadow *Shadow `json:"-"`
+}
+
+// Told returns what the caller may know of a denial: all that is not for this side only if Tell is set, else the verdict
+// and the layer.
+func (d Decision) Told() Decision {
+	if !d.Tell {
+		return Decision{Verdict: d.Verdict, Layer: d.Layer, Rule: -1}
+	}
+	d.NotAfter, d.Retry, d.Shadow = time.Time{}, nil, nil
+	return d
 }
 
 // String names what decided, "payments-callers[2]", and the reason.

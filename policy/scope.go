@@ -13,6 +13,7 @@ type scope struct {
 	// of a denial.
 	allowDocs, dryDocs int
 	fallback           *fallback // the default that is written for exactly this; may be nil
+	tell               bool      // denials are explained to members
 }
 
 // index returns where the rules of a document go.
@@ -47,6 +48,7 @@ func (s *scope) add(doc *compiledDoc) {
 
 // done ends the adding, once parent is set.
 func (s *scope) done() {
+	s.tell = s.explained()
 	for _, ix := range []*index{s.deny, s.allow, s.audit, s.dryDeny, s.dryAllow} {
 		if ix != nil {
 			ix.done()

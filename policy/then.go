@@ -5,7 +5,7 @@ import "context"
 // Then returns an Authorizer that asks rules, and if they allow, asks own as well: both must. own is for what
 // a document can't say. It gets connections too, at [LayerConnection] and there with Deferred set when requests will
 // follow: to decide requests alone, allow those. A Decision of own without a Policy or a Reason is completed, so that a
-// denial says where it comes from; name is what it is called there.
+// denial says where it comes from; name is what it is called there. Whether callers are told is up to the rules.
 //
 // Open connections are decided again when rules change, own included. own must not block: it is asked for every
 // connection and request.
@@ -31,7 +31,7 @@ func (t *then) Authorize(ctx context.Context, r *Request) Decision {
 		}
 		return d
 	}
-	o.Layer, o.Version, o.Shadow = r.Layer, d.Version, d.Shadow
+	o.Layer, o.Version, o.Shadow, o.Tell = r.Layer, d.Version, d.Shadow, d.Tell
 	if o.Policy == "" {
 		o.Policy, o.Rule = t.name, -1
 	}

@@ -41,7 +41,12 @@ spec:
 apiVersion: mesh/v1
 kind: Default
 metadata: {name: billing}
-spec: {service: billing/*, verdict: allow}
+spec: {service: billing/*, verdict: allow, denials: explained}
+---
+apiVersion: mesh/v1
+kind: Default
+metadata: {name: say-little}
+spec: {service: "*", denials: bare}
 ---
 apiVersion: mesh/v1
 kind: TokenIssuer
@@ -93,7 +98,7 @@ func TestSchema(t *testing.T) {
 			{`"spec":{`, `"spec":{"x":1,`}, {`"spec":{`, `"status":{},"spec":{`}, {`"service":"`, `"service":"*`}, {`"action":"allow"`, `"action":"permit"`}, {`"mode":"enforce"`, `"mode":"off"`},
 			{`["orders","checkout/*"]`, `[]`}, {`["orders","checkout/*"]`, `"orders"`}, {`["orders","checkout/*"]`, `[1]`}, {`"services":`, `"service":`}, {`"when":[`, `"when":[{"key":"source.ip"},`},
 			{`"when":[`, `"when":[{"key":"request.body","values":["a"]},`}, {`"when":[`, `"when":[{"values":["a"]},`}, {`"from":[`, `"from":[{},`}, {`"to":[`, `"to":[{},`},
-			{`"verdict":"allow"`, `"verdict":"audit"`}, {`"verdict":"allow"`, `"verdict":"allow","rules":[]`}, {`"audiences":["payments"],`, ``}, {`"audiences":["payments"]`, `"audiences":[]`},
+			{`"verdict":"allow"`, `"verdict":"audit"`}, {`"verdict":"allow"`, `"verdict":"allow","rules":[]`}, {`"denials":"explained"`, `"denials":"yes"`}, {`,"denials":"bare"`, ``}, {`"audiences":["payments"],`, ``}, {`"audiences":["payments"]`, `"audiences":[]`},
 			{`"jwksURL":"https:`, `"jwksURL":"http:`}, {`"jwksURL":`, `"jwks":"{}","jwksURL":`}, {`"ES256"`, `"none"`}, {`"issuer":"https://idp.example"`, `"issuer":""`},
 		} {
 			s := strings.Replace(string(raw), wrong.old, wrong.with, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/control/policyimport"
@@ -133,7 +134,14 @@ func (a *app) listCommand() *cobra.Command {
 func summary(d policy.Document) []string {
 	switch {
 	case d.Default != nil:
-		return []string{d.Default.Service, string(d.Default.Verdict) + " by default", "", ""}
+		var says []string
+		if d.Default.Verdict != "" {
+			says = append(says, string(d.Default.Verdict)+" by default")
+		}
+		if d.Default.Denials != "" {
+			says = append(says, string(d.Default.Denials)+" denials")
+		}
+		return []string{d.Default.Service, strings.Join(says, ", "), "", ""}
 	case d.TokenIssuer != nil:
 		return []string{"", "tokens of " + d.TokenIssuer.Issuer, "", ""}
 	}
