@@ -13,15 +13,18 @@ import (
 )
 
 // A Bootstrap is what a new process needs to find a control plane, to trust it, and to be let
-// in once. "mesh token SERVICE" prints one, ready for the environment variable
-// MESH_BOOTSTRAP. It holds a secret, the token: String and slog show it without.
+// in. "mesh token SERVICE" prints one, ready for the environment variable
+// MESH_BOOTSTRAP. It may hold a secret, the token: String and slog show it without.
 type Bootstrap struct {
 	// TrustDomain is the mesh's SPIFFE trust domain, "prod.example".
 	TrustDomain string `json:"trust_domain"`
-	// Service is the name that the token enrols.
+	// Service is the name that the token enrols. It is empty when the token enrols several, and
+	// Config.Service says which.
 	Service string `json:"service,omitempty"`
 	// CA is the URL of the control plane's certificate authority (the step-ca HTTP API).
 	CA string `json:"ca"`
+	// Enrol is the URL where the control plane takes join tokens and proofs, when that is another server than CA.
+	Enrol string `json:"enrol,omitempty"`
 	// RootFingerprint is the SHA-256 of the root certificate, in hex.
 	RootFingerprint string `json:"root"`
 	// Control lists "host:port" where the control plane takes members' connections.
@@ -31,9 +34,12 @@ type Bootstrap struct {
 	Peers []string `json:"peers,omitempty"`
 	// BundleKeys are the Ed25519 public keys that sign the rules.
 	BundleKeys [][]byte `json:"bundle_keys"`
-	// Token is the one-time token. It may be empty when the state directory already holds a
+	// Token is the join token. It may be empty when the state directory already holds a
 	// certificate.
 	Token string `json:"token,omitempty"`
+	// KubernetesToken is the file of a projected service-account token to enrol with instead. It is read
+	// at each use.
+	KubernetesToken string `json:"kubernetes_token,omitempty"`
 }
 
 const (

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 const (
@@ -50,10 +52,23 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	ca, err := identity.NewStepCA(ctx, identity.StepCAConfig{
-		URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
+	cfg := identity.StepCAConfig{
+		URL: b.CA, EnrolURL: b.Enrol, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
 		DialContext: m.cfg.Network.DialContext,
-	})
+	}
+	if b.KubernetesToken != "" {
+		cfg.Prove = identity.KubernetesToken(b.KubernetesToken)
+	}
+	if service := cmp.Or(m.cfg.Service, b.Service); service != "" {
+		td, err := spiffeid.TrustDomainFromString(b.TrustDomain)
+		if err != nil {
+			return fmt.Errorf("Config.Bootstrap: trust_domain: %w", err)
+		}
+		if cfg.ID, err = spiffeid.FromPath(td, "/"+service); err != nil {
+			return fmt.Errorf("Config.Bootstrap: service: %w", err)
+		}
+	}
+	ca, err := identity.NewStepCA(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -3,18 +3,16 @@ package identity
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/intramesh/mesh/internal/atomicfile"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // StepCAConfig says which CA to enrol with, and as whom. It is copied.
@@ -24,10 +22,17 @@ type StepCAConfig struct {
 	// RootFingerprint is the SHA-256 of the CA's root certificate in hex. It is what makes the
 	// first contact safe.
 	RootFingerprint string
-	// Token is the one-time token that enrols. It is sent to nobody but a server that the
-	// fingerprinted root vouches for, and only when Dir holds no certificate that still counts. It
-	// says which SPIFFE ID to ask for.
+	// Token enrols: a join token of "mesh token", or a one-time token of step-ca. It is sent to nobody but a
+	// server that the fingerprinted root vouches for, and only when Dir holds no certificate that still
+	// counts.
 	Token string
+	// Prove is asked instead of a Token by who enrols with something else, such as [KubernetesToken].
+	Prove Prover
+	// ID is the SPIFFE ID to ask for. A one-time token of step-ca says so itself; with anything else it is
+	// required.
+	ID spiffeid.ID
+	// EnrolURL is where the control plane takes join tokens and proofs. "" is URL.
+	EnrolURL string
 	// Dir keeps the key, the certificate and the roots across restarts; it is made when it is
 	// missing. "" keeps nothing: every start needs a new token.
 	Dir string
@@ -52,15 +57,18 @@ const (
 // StepCA is a Source that enrols with a step-ca (https://smallstep.com/docs/step-ca) by its
 // HTTP API, and renews by itself: at two thirds of the certificate's life, give or take
 // 5 %, each time with a new key. A renewal that fails is tried again, after expiry too
-// (the clock may have been wrong, or the CA lenient). From expiry on GetX509SVID returns an
-// *ExpiredError. It is safe for concurrent use.
+// (the clock may have been wrong, or the CA lenient), and then it enrols anew if it can: with a
+// Prove, or a join token that has uses left. From expiry on GetX509SVID returns an *ExpiredError. It is safe for
+// concurrent use.
 //
 // A new set of roots is accepted only over a connection that the present roots verify.
 type StepCA struct {
 	current
-	cfg    StepCAConfig
-	client stepClient
-	log    *slog.Logger
+	cfg      StepCAConfig
+	client   stepClient
+	enroller stepClient // the control plane, when that is another server than the CA
+	again    *enrolment // after expiry; nil when that can't work
+	log      *slog.Logger
 
 	due     schedule
 	unsaved bool // what is in use is newer than what Dir holds; run's, like due
@@ -74,7 +82,7 @@ type StepCA struct {
 // that can't be connected to is tried for 30 s; one that refuses is an error at once (a
 // *CAError inside).
 //
-// It is an error when Dir holds the certificate of another SPIFFE ID than the token is for, so
+// It is an error when Dir holds the certificate of another SPIFFE ID than the one to ask for, so
 // that no directory serves two services by mistake. State of a CA with another root is replaced
 // when there is a token, and an error when there is none.
 func NewStepCA(ctx context.Context, cfg StepCAConfig) (*StepCA, error) {
@@ -92,7 +100,6 @@ func NewStepCA(ctx context.Context, cfg StepCAConfig) (*StepCA, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	s.cfg.Token = "" // spent, or not needed
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.wg.Go(func() { s.run(runCtx) })
@@ -109,29 +116,32 @@ func (s *StepCA) Close() error {
 
 // start leaves s with a certificate, or returns an error.
 func (s *StepCA) start(ctx context.Context) error {
-	u, err := url.Parse(s.cfg.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("the CA's URL %q is not of the form https://host:port", s.cfg.URL)
+	u, err := parseURL(s.cfg.URL)
+	if err != nil {
+		return fmt.Errorf("the CA's URL %w", err)
+	}
+	at := u
+	if s.cfg.EnrolURL != "" {
+		if at, err = parseURL(s.cfg.EnrolURL); err != nil {
+			return fmt.Errorf("the control plane's URL %w", err)
+		}
 	}
 	s.cfg.RootFingerprint = strings.ToLower(strings.ReplaceAll(s.cfg.RootFingerprint, ":", ""))
 	if raw, err := hex.DecodeString(s.cfg.RootFingerprint); err != nil || len(raw) != 32 {
 		return fmt.Errorf("the root's fingerprint %q is not a SHA-256 in hex", s.cfg.RootFingerprint)
 	}
-	s.client = stepClient{url: u, timeout: s.cfg.Timeout, dial: s.cfg.DialContext}
-	if s.client.dial == nil {
-		s.client.dial = new(net.Dialer).DialContext
+	if s.cfg.DialContext == nil {
+		s.cfg.DialContext = new(net.Dialer).DialContext
 	}
-
-	var token *tokenClaims
-	if s.cfg.Token != "" {
-		claims, err := parseToken(s.cfg.Token)
-		if err != nil {
-			return err
-		}
-		if claims.root != "" && claims.root != s.cfg.RootFingerprint {
-			return fmt.Errorf("the token is for a CA with root %s, the configuration for one with root %s", claims.root, s.cfg.RootFingerprint)
-		}
-		token = &claims
+	s.client = stepClient{url: u, timeout: s.cfg.Timeout, dial: s.cfg.DialContext}
+	s.enroller = s.client
+	s.enroller.url = at
+	e, err := s.enrolment()
+	if err != nil {
+		return err
+	}
+	if e != nil && e.prove != nil {
+		s.again = e
 	}
 	if s.cfg.Dir != "" {
 		if err := atomicfile.MkdirAll(s.cfg.Dir); err != nil {
@@ -143,12 +153,20 @@ func (s *StepCA) start(ctx context.Context) error {
 		return err
 	}
 	if old == nil {
-		if token == nil {
+		if e == nil {
 			return fmt.Errorf("there is no certificate%s and no token to get one: get a token", inDir(s.cfg.Dir))
 		}
-		return s.enrol(ctx, token)
+		return s.enrol(ctx, e)
 	}
-	return s.resume(ctx, old, token)
+	return s.resume(ctx, old, e)
+}
+
+func parseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%q is not of the form https://host:port", text)
+	}
+	return u, nil
 }
 
 func inDir(dir string) string {
@@ -159,21 +177,25 @@ func inDir(dir string) string {
 }
 
 // resume goes on from what a former process stored, if that still counts.
-func (s *StepCA) resume(ctx context.Context, old *state, token *tokenClaims) error {
-	if token != nil && token.id != old.svid.ID {
+func (s *StepCA) resume(ctx context.Context, old *state, e *enrolment) error {
+	want := s.cfg.ID
+	if e != nil {
+		want = e.id
+	}
+	if !want.IsZero() && want != old.svid.ID {
 		return fmt.Errorf("%s holds the certificate of %s, but the token is for %s: give each service a directory of its own",
-			s.cfg.Dir, old.svid.ID, token.id)
+			s.cfg.Dir, old.svid.ID, want)
 	}
 	why := s.outdated(old)
 	if why == nil {
 		s.set(old.svid, old.bundle)
 		return nil
 	}
-	if token == nil {
+	if e == nil {
 		return fmt.Errorf("the certificate of %s in %s is of no use (%w): get a new token", old.svid.ID, s.cfg.Dir, why)
 	}
 	s.log.Warn("enrolling again", "id", old.svid.ID.String(), "dir", s.cfg.Dir, "reason", why)
-	return s.enrol(ctx, token)
+	return s.enrol(ctx, e)
 }
 
 // outdated says why a stored certificate can't be used.
@@ -189,46 +211,4 @@ func (s *StepCA) outdated(old *state) error {
 		return fmt.Errorf("it expired at %s", e.Format(time.RFC3339))
 	}
 	return checkIssued(old.svid, old.bundle)
-}
-
-// enrol trades the token for a certificate.
-func (s *StepCA) enrol(ctx context.Context, token *tokenClaims) error {
-	root, err := s.firstContact(ctx)
-	if err != nil {
-		return err
-	}
-	pinned := x509bundle.New(token.id.TrustDomain())
-	pinned.AddX509Authority(root)
-	roots, err := s.client.roots(ctx, pinned)
-	if err != nil {
-		return err
-	}
-	// Before the token is spent, so that a directory that can't be written to doesn't waste it.
-	if err := saveRoots(s.cfg.Dir, s.cfg.RootFingerprint, roots); err != nil {
-		return err
-	}
-	svid, err := s.client.sign(ctx, token.id, s.cfg.Token, roots)
-	if err != nil {
-		return explain(err, token)
-	}
-	if err := save(s.cfg.Dir, s.cfg.RootFingerprint, svid, roots); err != nil {
-		return err
-	}
-	s.set(svid, roots)
-	s.due.refresh = time.Now().Round(0).Add(jitter(s.cfg.RefreshRoots))
-	s.log.Info("enrolled", "id", svid.ID.String(), "expires", expiry(svid.Certificates))
-	return nil
-}
-
-// explain adds what to do to a refusal of the token.
-func explain(err error, token *tokenClaims) error {
-	var refused *CAError
-	if !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized {
-		return err
-	}
-	why := "it was used before, or has expired"
-	if !token.expires.IsZero() && time.Now().After(token.expires) {
-		why = "it expired at " + token.expires.Format(time.RFC3339)
-	}
-	return fmt.Errorf("the token for %s was not accepted, likely because %s: get a new one, and keep a state directory so that restarts need none: %w", token.id, why, err)
 }

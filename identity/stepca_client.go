@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,7 +21,6 @@ import (
 
 	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
@@ -35,7 +31,7 @@ const (
 
 // A CAError is a refusal that the CA answered with.
 type CAError struct {
-	// Op is the API's call: "sign", "rekey", "roots" or "root".
+	// Op is the API's call: "enrolment", "sign", "rekey", "roots" or "root".
 	Op string
 	// Status is the HTTP status code.
 	Status int
@@ -99,11 +95,9 @@ func (c *stepClient) roots(ctx context.Context, known *x509bundle.Bundle) (*x509
 	return fresh, nil
 }
 
-// sign trades a one-time token for a certificate with a new key.
-func (c *stepClient) sign(ctx context.Context, id spiffeid.ID, token string, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
-	return c.issue(ctx, "sign", verified(roots), id, roots, func(csr string) any {
-		return map[string]string{"csr": csr, "ott": token}
-	})
+// sign trades a one-time token for a certificate.
+func (c *stepClient) sign(ctx context.Context, req *request, token string, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
+	return c.issue(ctx, "sign", verified(roots), req, roots, map[string]string{"csr": req.pem, "ott": token})
 }
 
 // rekey trades a certificate for one with a new key.
@@ -115,35 +109,27 @@ func (c *stepClient) rekey(ctx context.Context, old *x509svid.SVID, roots *x509b
 	}
 	// Not conf.Certificates: it withholds a certificate that the server's list of CAs doesn't name.
 	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
-	return c.issue(ctx, "rekey", conf, old.ID, roots, func(csr string) any {
-		return map[string]string{"csr": csr}
-	})
+	req, err := newRequest(old.ID)
+	if err != nil {
+		return nil, err
+	}
+	return c.issue(ctx, "rekey", conf, req, roots, map[string]string{"csr": req.pem})
 }
 
-// issue sends a CSR with a new key, and returns the answer only if it is for that key and
-// for id and verifies.
-func (c *stepClient) issue(ctx context.Context, op string, conf *tls.Config, id spiffeid.ID, roots *x509bundle.Bundle, body func(csr string) any) (*x509svid.SVID, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}, key)
-	if err != nil {
-		return nil, err
-	}
+// issue sends a request, and returns the answer only if it is for its key and its ID and verifies.
+func (c *stepClient) issue(ctx context.Context, op string, conf *tls.Config, req *request, roots *x509bundle.Bundle, body any) (*x509svid.SVID, error) {
 	var answer struct {
 		Cert  pemCert   `json:"crt"`
 		CA    pemCert   `json:"ca"`
 		Chain []pemCert `json:"certChain"`
 	}
-	csrPEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
-	if err := c.do(ctx, conf, http.MethodPost, op, "/"+op, body(csrPEM), &answer); err != nil {
+	if err := c.do(ctx, conf, http.MethodPost, op, "/"+op, body, &answer); err != nil {
 		return nil, err
 	}
 	if len(answer.Chain) == 0 { // versions before certChain
 		answer.Chain = []pemCert{answer.Cert, answer.CA}
 	}
-	svid := &x509svid.SVID{ID: id, PrivateKey: key}
+	svid := &x509svid.SVID{ID: req.id, PrivateKey: req.key}
 	for _, cert := range answer.Chain {
 		if cert.Certificate != nil {
 			svid.Certificates = append(svid.Certificates, cert.Certificate)

@@ -85,6 +85,13 @@ func (s *StepCA) renew(ctx context.Context, now time.Time) {
 	if err != nil && ctx.Err() != nil { // Close
 		return
 	}
+	if err != nil && s.again != nil && now.After(have.expires) {
+		err = errors.Join(err, s.enrol(ctx, s.again))
+		if have = s.snapshot.Load(); now.Before(have.expires) {
+			s.due.renewals, s.due.renew = 0, renewAt(have.svid)
+			return
+		}
+	}
 	if err != nil {
 		s.due.renewals++
 		s.due.renew = now.Add(s.missed(ctx, err))

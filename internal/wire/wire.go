@@ -35,3 +35,38 @@ type Join struct {
 	// Seeds are "host:port" of members to join through.
 	Seeds []string `json:"seeds"`
 }
+
+// PathEnrol is where the control plane takes an [EnrolRequest] over HTTPS, from a process that has no certificate yet,
+// and answers with an [EnrolAnswer]. A refusal is an answer as step-ca's, {"status": …, "message": …}.
+const PathEnrol = "/mesh/v1/enrol"
+
+// What an [EnrolRequest] can show.
+const (
+	// ProofToken is a join token of "mesh token".
+	ProofToken = "token"
+	// ProofKubernetes is a projected service-account token.
+	ProofKubernetes = "kubernetes"
+	// ProofX509 is a JSON Web Token signed with the key of the certificate in its header "x5c", as step-ca's X5C
+	// provisioner takes it.
+	ProofX509 = "x509"
+)
+
+// JoinTokenPrefix is how every join token starts; a one-time token of step-ca is a JWT.
+const JoinTokenPrefix = "mjt1."
+
+// An EnrolRequest asks for a one-time token of the certificate authority.
+type EnrolRequest struct {
+	// Kind says what Proof is.
+	Kind  string `json:"kind"`
+	Proof string `json:"proof"`
+	// Service is the name to get a certificate for.
+	Service string `json:"service"`
+	// CSR is the SHA-256 of the certificate request, DER, in base64url without padding. The one-time token is good for
+	// that request alone, and asking again for the same one does not use up more of the proof.
+	CSR string `json:"csr"`
+}
+
+// An EnrolAnswer is what to sign with.
+type EnrolAnswer struct {
+	OTT string `json:"ott"`
+}
