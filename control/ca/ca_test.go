@@ -3,7 +3,14 @@ package ca_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/json"
+	"encoding/pem"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -100,45 +107,62 @@ func TestTokenWorksOnce(t *testing.T) {
 	}
 }
 
-// TestSignRefuses asks, with a good token for orders, for what the token does not cover.
-func TestSignRefuses(t *testing.T) {
+// TestRequestRefused asks, with a good token or certificate for orders, for what these do not cover. The answer
+// tells what that was, and the token is as good as before.
+func TestRequestRefused(t *testing.T) {
 	s := serve(t, newDir(t), 0)
-	key := newKey(t)
+	const orders = "spiffe://example.test/orders"
+	uri := func(text string) *url.URL {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	const upn = "\x30\x0f\xa0\x0d\x06\x03\x2a\x03\x04\xa0\x06\x0c\x04root" // otherName 1.2.3.4 "root"
+	token, cert := s.token(t, "orders"), s.enrol(t, "orders")
+	for name, c := range map[string]struct {
+		ask  x509.CertificateRequest
+		want string
+	}{
+		"another service":      {x509.CertificateRequest{URIs: []*url.URL{uri("spiffe://example.test/payments")}}, `identity "spiffe://example.test/payments", but it can only have ` + orders},
+		"the control plane":    {x509.CertificateRequest{URIs: []*url.URL{uri("spiffe://example.test/mesh/control")}}, "mesh/control"},
+		"another trust domain": {x509.CertificateRequest{URIs: []*url.URL{uri("spiffe://example.test.evil/orders")}}, "example.test.evil"},
+		"a second URI":         {x509.CertificateRequest{URIs: []*url.URL{uri(orders), uri("spiffe://example.test/payments")}}, "2 URIs, the second is"},
+		"the same URI twice":   {x509.CertificateRequest{URIs: []*url.URL{uri(orders), uri(orders)}}, "2 URIs"},
+		"a DNS name":           {x509.CertificateRequest{URIs: []*url.URL{uri(orders)}, DNSNames: []string{"bank.example"}}, `DNS name "bank.example"`},
+		"an IP address":        {x509.CertificateRequest{URIs: []*url.URL{uri(orders)}, IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1)}}, "IP address 10.0.0.1"},
+		"an e-mail address":    {x509.CertificateRequest{URIs: []*url.URL{uri(orders)}, EmailAddresses: []string{"root@bank.example"}}, `e-mail address "root@bank.example"`},
+		"a common name":        {x509.CertificateRequest{Subject: pkix.Name{CommonName: "payments"}}, `common name "payments"`},
+		"another kind of name": {x509.CertificateRequest{ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: []byte(upn)}}}, "of the kind 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			der, err := x509.CreateCertificateRequest(rand.Reader, &c.ask, newKey(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+			for path, body := range map[string]any{"/sign": map[string]string{"csr": text, "ott": token}, "/rekey": map[string]string{"csr": text}} {
+				status, answer := s.post(t, path, body, cert)
+				var refusal struct{ Message string }
+				if err := json.Unmarshal(answer, &refusal); err != nil || status != http.StatusForbidden || !strings.Contains(refusal.Message, c.want) {
+					t.Errorf("%s: %d %s, want 403 and %q", path, status, answer, c.want)
+				}
+			}
+		})
+	}
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Skip("no weak keys to be had:", err)
 	}
-	const orders = "spiffe://example.test/orders"
-	for name, req := range map[string]string{
-		"another service":      csr(t, key, "spiffe://example.test/payments"),
-		"two URIs":             csr(t, key, orders, "spiffe://example.test/payments"),
-		"another trust domain": csr(t, key, "spiffe://example.test.evil/orders"),
-		"a weak key":           csr(t, weak, orders),
-	} {
-		t.Run(name, func(t *testing.T) {
-			status, body := s.post(t, "/sign", map[string]string{"csr": req, "ott": s.token(t, "orders")}, nil)
-			if status < 400 || status >= 500 {
-				t.Errorf("%d %s", status, body)
-			}
-		})
+	if status, body := s.post(t, "/sign", map[string]string{"csr": csr(t, weak, orders), "ott": s.token(t, "orders")}, nil); status < 400 || status >= 500 {
+		t.Errorf("a weak key: %d %s", status, body)
 	}
-}
-
-// TestTokenDecides: what the request leaves out, the token says.
-func TestTokenDecides(t *testing.T) {
-	s := serve(t, newDir(t), 0)
 	key := newKey(t)
-	const orders = "spiffe://example.test/orders"
-	for name, req := range map[string]string{"no URI": csr(t, key), "the same URI twice": csr(t, key, orders, orders)} {
-		t.Run(name, func(t *testing.T) {
-			status, body := s.post(t, "/sign", map[string]string{"csr": req, "ott": s.token(t, "orders")}, nil)
-			if status != http.StatusCreated {
-				t.Fatalf("%d %s", status, body)
-			}
-			if u := signed(t, body, key).Leaf.URIs; len(u) != 1 || u[0].String() != orders {
-				t.Errorf("certificate is for %v", u)
-			}
-		})
+	if status, body := s.post(t, "/sign", map[string]string{"csr": csr(t, key), "ott": token}, nil); status != http.StatusCreated {
+		t.Errorf("the token after all of this, and a request that leaves the name to it: %d %s", status, body)
+	} else if u := signed(t, body, key).Leaf.URIs; len(u) != 1 || u[0].String() != orders {
+		t.Errorf("certificate is for %v", u)
 	}
 }
 

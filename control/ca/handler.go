@@ -19,6 +19,7 @@ import (
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/db"
 	"github.com/smallstep/certificates/logging"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // maxBody bounds a request: a CSR and a token take about 2 KiB.
@@ -58,7 +59,7 @@ func (c *CA) handler() http.Handler {
 		r.Get("/roots", api.Roots)
 		r.Get("/roots.pem", api.RootsPEM)
 		r.Post("/sign", c.sign)
-		r.Post("/renew", c.guard(api.Renew))
+		r.Post("/renew", c.guard(renew))
 		r.Post("/rekey", c.guard(c.rekey))
 	}
 	routes(r)
@@ -104,15 +105,18 @@ func (c *CA) sign(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	var req struct {
-		OTT string `json:"ott"`
-	}
-	if err := json.Unmarshal(body, &req); err != nil {
+	var req api.SignRequest
+	if err := json.Unmarshal(body, &req); err != nil || req.CsrPEM.CertificateRequest == nil {
 		refuse(w, http.StatusBadRequest, errors.New("the body is not the expected JSON"))
 		return
 	}
-	if err := c.checkToken(req.OTT); err != nil {
+	id, service, err := c.checkToken(req.OTT)
+	if err != nil {
 		refuse(w, http.StatusUnauthorized, err)
+		return
+	}
+	if err := checkRequest(req.CsrPEM.CertificateRequest, id, service); err != nil {
+		refuse(w, http.StatusForbidden, err)
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
@@ -124,40 +128,44 @@ func (c *CA) sign(w http.ResponseWriter, r *http.Request) {
 // guard lets a request pass whose client certificate is in force, issued by this CA to a
 // service, and not revoked. smallstep checks none of the first three: it renews a self-signed
 // or an expired certificate into a valid one.
-func (c *CA) guard(next http.HandlerFunc) http.HandlerFunc {
+func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid.ID)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			refuse(w, http.StatusUnauthorized, errors.New("renewal takes the certificate to renew as TLS client certificate"))
 			return
 		}
-		if err := c.checkPeer(r.TLS.PeerCertificates[0]); err != nil {
+		id, err := c.checkPeer(r.TLS.PeerCertificates[0])
+		if err != nil {
 			refuse(w, http.StatusUnauthorized, err)
 			return
 		}
-		next(w, r)
+		next(w, r, id)
 	}
 }
 
-func (c *CA) checkPeer(leaf *x509.Certificate) error {
+// checkPeer returns whom a certificate is for that may be renewed.
+func (c *CA) checkPeer(leaf *x509.Certificate) (id spiffeid.ID, err error) {
 	// Our own intermediate, not what the client sent along.
-	if _, err := identity.Verify([]*x509.Certificate{leaf, c.keys.intermediate}, c.Bundle()); err != nil {
-		return fmt.Errorf("the certificate can't be renewed: %w", err)
+	if id, err = identity.Verify([]*x509.Certificate{leaf, c.keys.intermediate}, c.Bundle()); err != nil {
+		return id, fmt.Errorf("the certificate can't be renewed: %w", err)
 	}
 	if err := (enforcer{c.td}).Enforce(leaf); err != nil {
-		return fmt.Errorf("the certificate can't be renewed: %w", err)
+		return id, fmt.Errorf("the certificate can't be renewed: %w", err)
 	}
 	revoked, err := c.db.IsRevoked(leaf.SerialNumber.String())
 	if err != nil {
-		return fmt.Errorf("revocations can't be read: %w", err)
+		return id, fmt.Errorf("revocations can't be read: %w", err)
 	}
 	if revoked {
-		return errors.New("the certificate can't be renewed: it was revoked")
+		return id, errors.New("the certificate can't be renewed: it was revoked")
 	}
-	return nil
+	return id, nil
 }
 
-// rekey checks the new key, which smallstep does only when it signs.
-func (c *CA) rekey(w http.ResponseWriter, r *http.Request) {
+func renew(w http.ResponseWriter, r *http.Request, _ spiffeid.ID) { api.Renew(w, r) }
+
+// rekey checks the request: smallstep takes the new key of it as it is, and ignores the rest.
+func (c *CA) rekey(w http.ResponseWriter, r *http.Request, id spiffeid.ID) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
@@ -166,6 +174,10 @@ func (c *CA) rekey(w http.ResponseWriter, r *http.Request) {
 	var req api.RekeyRequest
 	if err := json.Unmarshal(body, &req); err != nil || req.CsrPEM.CertificateRequest == nil {
 		refuse(w, http.StatusBadRequest, errors.New("the body is not the expected JSON"))
+		return
+	}
+	if err := checkRequest(req.CsrPEM.CertificateRequest, id.String(), identity.ServiceName(id)); err != nil {
+		refuse(w, http.StatusForbidden, err)
 		return
 	}
 	if err := checkKey(req.CsrPEM.PublicKey); err != nil {
