@@ -1,0 +1,101 @@
+// Command gossipsim measures the gossip of package discovery/gossip at sizes that no machine at hand has: members as users run them, in one process,
+// over a network in memory with latency, loss and partitions, on a virtual clock.
+//
+//	go run ./bench/gossipsim -n 10,100,1000
+//
+// Times are the protocol's own: the clock stands still while any member computes, so a slow or busy machine takes longer for a simulation and measures the
+// same. What it does not show is therefore a starved process; the CPU that a member took stands in the table.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gossipsim:", err)
+		os.Exit(1)
+	}
+}
+
+// An order is what the command line asks for.
+type order struct {
+	sizes     []int
+	scenarios []string // all if empty
+	minutes   float64
+	latency   time.Duration
+	out       string
+}
+
+func parse(args []string) (o order, err error) {
+	flags := flag.NewFlagSet("gossipsim", flag.ContinueOnError)
+	sizes := flags.String("n", "10,100,500", "how many members, one simulation each")
+	only := flags.String("run", "", "scenarios, separated by commas, all if empty: "+strings.Join(scenarioNames(), ", "))
+	flags.Float64Var(&o.minutes, "minutes", 10, "how long churn and each loss last, of the virtual clock")
+	flags.DurationVar(&o.latency, "latency", 500*time.Microsecond, "of a packet, one way, at least; at most twice that")
+	flags.StringVar(&o.out, "out", "", "a directory for gossip.md, gossip.json and gossip.svg")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	for s := range strings.SplitSeq(*sizes, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 2*seedCount || n > 20_000 {
+			return o, fmt.Errorf("-n %q: want numbers from %d to 20000", s, 2*seedCount)
+		}
+		o.sizes = append(o.sizes, n)
+	}
+	if *only != "" {
+		o.scenarios = strings.Split(*only, ",")
+	}
+	for _, name := range o.scenarios {
+		if !slices.Contains(scenarioNames(), name) {
+			return o, fmt.Errorf("-run %q: want some of %s", name, strings.Join(scenarioNames(), ", "))
+		}
+	}
+	return o, nil
+}
+
+func run(args []string) error {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	stdout := os.Stdout
+	debug.SetGCPercent(400) // half as much CPU, for memory that is there
+	return asTest(func(t *testing.T) {
+		var results []*result
+		for _, n := range o.sizes {
+			start, cpu := time.Now(), cpuTime()
+			var r *result
+			var err error
+			synctest.Test(t, func(t *testing.T) { r, err = o.simulate(t.Context(), n) })
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "gossipsim: %d members: %v\n", n, err)
+				os.Exit(1)
+			}
+			r.Real, r.CPU = time.Since(start).Seconds(), (cpuTime() - cpu).Seconds()
+			results = append(results, r)
+			fmt.Fprintf(os.Stderr, "%d members: %.0f s, %.0f s of CPU\n", n, r.Real, r.CPU)
+		}
+		fmt.Fprint(stdout, markdown(results))
+		if o.out != "" {
+			if err := write(o.out, results); err != nil {
+				fmt.Fprintln(os.Stderr, "gossipsim:", err)
+				os.Exit(1)
+			}
+		}
+	})
+}
