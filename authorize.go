@@ -129,9 +129,16 @@ func (m *Mesh) watch(ctx context.Context) {
 	}
 	verify := true
 	rules, trust := changed(m.policy), changed(m.identity)
+	var last *policy.Engine
 	for {
+		// All of it after the channels were taken: no change is missed.
+		engine := policy.EngineOf(m.policy)
+		if !engine.SameRevocations(last) {
+			m.cutRevoked()
+		}
+		last = engine
 		m.checkRules()
-		m.recheckAll(ctx, verify) // after the channels were taken: no change is missed
+		m.recheckAll(ctx, verify)
 		verify = true
 		select {
 		case <-rules:

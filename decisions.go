@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,9 @@ type Stats struct {
 	Cut uint64
 	// HandshakesFailed counts accepted connections that did not become ones of a verified peer.
 	HandshakesFailed uint64
+	// Revoked counts handshakes that failed, dialed ones too, and connections that were cut since the other end's
+	// certificate is revoked.
+	Revoked uint64
 }
 
 // Stats returns the counters.
@@ -35,6 +39,7 @@ type decisionLog struct {
 	would      [policy.Allow + 1]atomic.Uint64
 	cuts       atomic.Uint64
 	handshakes atomic.Uint64
+	revoked    atomic.Uint64
 
 	mu      sync.Mutex
 	tokens  float64
@@ -55,7 +60,7 @@ func newDecisionLog(log *slog.Logger, sample int) *decisionLog {
 func (l *decisionLog) stats() Stats {
 	s := Stats{
 		WouldDeny: l.would[policy.Deny].Load(), WouldAllow: l.would[policy.Allow].Load(),
-		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(),
+		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(), Revoked: l.revoked.Load(),
 	}
 	for i := range l.counts {
 		for j := range l.counts[i] {
@@ -98,6 +103,20 @@ func (l *decisionLog) cut(ctx context.Context, d *DeniedError, r *policy.Request
 func (l *decisionLog) refused(ctx context.Context, r *policy.Request, p Peer, err error) {
 	l.write(ctx, slog.LevelWarn, "refused: ambiguous request", append(requestAttrs(r),
 		slog.String("addr", p.Addr.String()), slog.String("error", err.Error())))
+}
+
+// handshake counts an accepted connection that came to nothing. What anybody can cause is not worth a record; a revoked
+// certificate is.
+func (l *decisionLog) handshake(ctx context.Context, addr, port string, err error) {
+	l.handshakes.Add(1)
+	if r, ok := errors.AsType[*policy.RevokedError](err); ok {
+		l.write(ctx, slog.LevelWarn, "refused: the certificate is revoked", []slog.Attr{
+			slog.String("source", r.ID.String()), slog.String("serial", r.Serial), slog.Uint64("rules_version", r.Version),
+			slog.String("reason", r.Reason), slog.String("port", port), slog.String("addr", addr),
+		})
+		return
+	}
+	l.log.Debug("handshake failed", "addr", addr, "port", port, "error", err)
 }
 
 func (l *decisionLog) write(ctx context.Context, level slog.Level, msg string, attrs []slog.Attr) {

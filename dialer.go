@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -122,10 +121,18 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 	}
 	cs := tc.ConnectionState()
 	n.peer = newPeer(n, cs)
+	var c net.Conn = tc
+	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {
-		return newConn(tc, n, m.buffers), nil
+		raw := newConn(tc, n, m.buffers)
+		c, end = raw, func(d *DeniedError) { m.spawn(func() { raw.reset(d) }) }
 	}
-	return tc, nil
+	m.dialed.established(n, end)
+	if err := m.revoked(n.peer); err != nil { // since the handshake
+		_ = n.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 func (m *Mesh) closedOr(err error) error {
@@ -133,42 +140,4 @@ func (m *Mesh) closedOr(err error) error {
 		return ErrClosed
 	}
 	return err
-}
-
-// dialedConns holds the connections that this process dialed, for Close. The zero value is ready.
-type dialedConns struct {
-	mu     sync.Mutex
-	conns  map[*netConn]struct{}
-	closed bool
-}
-
-func (d *dialedConns) add(n *netConn) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	if d.conns == nil {
-		d.conns = make(map[*netConn]struct{})
-	}
-	d.conns[n] = struct{}{}
-	n.afterClose(func() { // not at once: nobody else knows n yet
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.conns, n)
-	})
-	return true
-}
-
-func (d *dialedConns) close() {
-	d.mu.Lock()
-	d.closed = true
-	conns := make([]*netConn, 0, len(d.conns))
-	for n := range d.conns {
-		conns = append(conns, n)
-	}
-	d.mu.Unlock()
-	for _, n := range conns {
-		_ = n.Close()
-	}
 }

@@ -53,7 +53,8 @@
 // # Policy
 //
 // Package policy has the rules' document and the engine. Without rules, everybody is denied. When the rules or a
-// certificate change, open connections are decided again, and those that are no longer allowed are closed.
+// certificate change, open connections are decided again, and those that are no longer allowed are closed. Rules from a control
+// plane may also revoke certificates: nobody accepts or dials who shows one, and open connections to it are closed.
 //
 // Rules that look at the claims of a request's JSON Web Token need [Config].Tokens; package policy/jwt verifies them. A request
 // that was allowed by its token ends with it.
@@ -61,7 +62,7 @@
 // # Errors
 //
 // A call that found nobody is a [*DialError]; one that the rules refuse is a [*DeniedError], which names the rule; one on
-// a closed mesh is [ErrClosed]. A raw connection reports its refusal at the first Read or Write, since in TLS 1.3 the client is done
+// a closed mesh is [ErrClosed]. Inside a [*DialError] to somebody whose certificate is revoked is a [*policy.RevokedError]. A raw connection reports its refusal at the first Read or Write, since in TLS 1.3 the client is done
 // before the server has decided; an HTTP request gets a 403 that [DeniedFromResponse] reads.
 //
 // # Testing

@@ -74,6 +74,8 @@ type DeniedError struct {
 	Port        string `json:"port,omitempty"`
 	// Decision tells the policy, the rule, the bundle version, the layer and the reason.
 	policy.Decision
+
+	cause error // on the side that decided; may be nil
 }
 
 // Error names both ends, the rule and the reason:
@@ -94,3 +96,6 @@ func (e *DeniedError) Error() string {
 	fmt.Fprintf(&b, " (%s, rules v%d): %s", e.Layer, e.Version, e.Reason)
 	return b.String()
 }
+
+// Unwrap returns a *policy.RevokedError or *identity.VerifyError on the side that no longer trusts the other's certificate, else nil.
+func (e *DeniedError) Unwrap() error { return e.cause }

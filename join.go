@@ -93,10 +93,11 @@ func (m *Mesh) connect(ctx context.Context, b *Bootstrap) error {
 		}
 	}
 	m.balance = newBalancers(withControl{m.discovery, control})
-	if m.policy == nil {
-		return m.syncRules(ctx, b)
+	if m.rules == nil {
+		return nil
 	}
-	return nil
+	m.rules.Start()
+	return m.rules.WaitFirst(ctx)
 }
 
 // controlEndpoints resolves the addresses of the control plane. A name that can't be resolved now is no reason not to
@@ -209,8 +210,8 @@ type controlConn struct {
 	conn *onehttp.Conn // nil when there is none
 }
 
-// syncRules keeps the rules in force up to date.
-func (m *Mesh) syncRules(ctx context.Context, b *Bootstrap) error {
+// openRules makes m.rules, which begins with the last good ones.
+func (m *Mesh) openRules(b *Bootstrap) error {
 	dir, err := m.stateDir("rules")
 	if err != nil {
 		return err
@@ -221,10 +222,8 @@ func (m *Mesh) syncRules(ctx context.Context, b *Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	m.closers = append(m.closers, func(context.Context) error { return s.Close() })
 	m.policy, m.rules = s, s
-	s.Start()
-	return s.WaitFirst(ctx)
+	return nil
 }
 
 func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, error) {

@@ -202,9 +202,8 @@ func (l *listener) handshake(n *netConn) {
 	}
 	l.mu.Unlock()
 	if err != nil {
-		l.mesh.decisions.handshakes.Add(1)
+		l.mesh.decisions.handshake(l.ctx, n.RemoteAddr().String(), l.port, err)
 		l.mesh.trace.handshakeFailed(addrPort(n.RemoteAddr()), err)
-		l.mesh.log.Debug("handshake failed", "addr", n.RemoteAddr().String(), "port", l.port, "error", err)
 		_ = n.Close() // it has failed
 		return
 	}
@@ -236,6 +235,9 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	if !sc.register() {
 		_ = n.Close() // the mesh is closing
 		return
+	}
+	if !sc.verify() {
+		return // what changed since the handshake found no connection to look at
 	}
 	if sc.relay {
 		l.mesh.servePeer(l.ctx, sc, t)

@@ -182,6 +182,9 @@ func (m *Mesh) start(ctx context.Context) error {
 	if want := m.cfg.Service; want != "" && want != m.service {
 		return fmt.Errorf("Config.Service is %q, but the certificate is that of %s", want, svid.ID)
 	}
+	if err := m.openPolicy(); err != nil {
+		return err
+	}
 	if b := m.cfg.Bootstrap; b != nil {
 		if err := m.connect(ctx, b); err != nil {
 			return err
@@ -193,14 +196,25 @@ func (m *Mesh) start(ctx context.Context) error {
 	if m.balance == nil {
 		m.balance = newBalancers(m.discovery)
 	}
+	m.spawn(func() { m.watch(m.ctx) })
+	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
+	return nil
+}
+
+// openPolicy makes the Authorizer. With a Bootstrap it begins with the last good rules, before the first handshake: they may
+// revoke who answers.
+func (m *Mesh) openPolicy() error {
+	if b := m.cfg.Bootstrap; b != nil && m.policy == nil {
+		if err := m.openRules(b); err != nil {
+			return err
+		}
+	}
 	if m.policy == nil {
 		m.policy = policy.AuthorizerFunc(denyUnset)
 	}
 	if m.cfg.Also != nil {
 		m.policy = policy.Then(m.policy, "application", m.cfg.Also)
 	}
-	m.spawn(func() { m.watch(m.ctx) })
-	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
 	return nil
 }
 
@@ -313,6 +327,9 @@ func (m *Mesh) close(ctx context.Context) error {
 		m.dialed.close()
 		<-idle
 		m.wg.Wait()
+		if m.rules != nil {
+			err = m.rules.Close() // before what it asks for rules
+		}
 		for _, c := range slices.Backward(m.closers) {
 			err = errors.Join(err, c(ctx))
 		}

@@ -142,15 +142,18 @@ func (sc *serverConn) request() *policy.Request {
 
 // verify closes the connection when its certificate is no longer one that we trust.
 func (sc *serverConn) verify() bool {
-	_, err := sc.mesh.verifier.Verify(sc.net.peer.chain)
-	if err == nil {
-		return true
+	_, err := sc.mesh.verify(sc.net.peer.chain)
+	if err != nil {
+		sc.cutUntrusted(err)
 	}
+	return err == nil
+}
+
+func (sc *serverConn) cutUntrusted(err error) {
 	sc.cut(&DeniedError{
 		Source: sc.net.peer.ID.String(), Destination: sc.mesh.service, Port: sc.port,
-		Decision: policy.Decision{Rule: -1, Layer: policy.LayerConnection, Reason: "the certificate is no longer valid: " + err.Error()},
+		Decision: notTrusted(err), cause: err,
 	})
-	return false
 }
 
 // recheck closes the connection when it is no longer allowed, or those of its requests that are not.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -28,7 +29,7 @@ func (m *Mesh) baseTLS(alpn []string, verify func(tls.ConnectionState) error) *t
 // authorized like a new one.
 func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 	c := m.baseTLS(alpn, func(cs tls.ConnectionState) error {
-		_, err := m.verifier.Verify(cs.PeerCertificates)
+		_, err := m.verify(cs.PeerCertificates)
 		return err
 	})
 	c.ClientAuth = tls.RequireAnyClientCert
@@ -40,7 +41,7 @@ func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 // empty name, that of any service there.
 func (m *Mesh) clientTLS(service string, alpn []string) *tls.Config {
 	c := m.baseTLS(alpn, func(cs tls.ConnectionState) error {
-		id, err := m.verifier.Verify(cs.PeerCertificates)
+		id, err := m.verify(cs.PeerCertificates)
 		if err != nil {
 			return err
 		}
@@ -54,6 +55,16 @@ func (m *Mesh) clientTLS(service string, alpn []string) *tls.Config {
 	})
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.certificate() }
 	return c
+}
+
+// verify returns whose certificate a peer showed, when it is valid and not revoked. That it is valid may be remembered from
+// an earlier handshake; whether it is revoked is asked each time.
+func (m *Mesh) verify(chain []*x509.Certificate) (spiffeid.ID, error) {
+	id, err := m.verifier.Verify(chain)
+	if err != nil {
+		return id, err
+	}
+	return id, m.revoked(Peer{ID: id, chain: chain})
 }
 
 // idOf is the ID of a service of our trust domain.
