@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/internal/names"
 )
 
 const (
@@ -59,7 +60,7 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 		return nil, errors.New("mesh: listen: more than one ListenOptions")
 	}
 	if o.Port != "" {
-		if err := checkName("port", o.Port); err != nil {
+		if err := names.CheckPort(o.Port); err != nil {
 			return nil, fmt.Errorf("mesh: listen: %w", err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/internal/names"
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -129,7 +130,7 @@ func newMesh(cfg Config) (*Mesh, error) {
 		return nil, errors.New("no identity: set Config.Bootstrap (see BootstrapFromEnv) or Config.Identity")
 	}
 	if cfg.Service != "" {
-		if err := checkService(cfg.Service); err != nil {
+		if err := names.CheckService(cfg.Service); err != nil {
 			return nil, fmt.Errorf("Config.Service: %w", err)
 		}
 	}

@@ -3,6 +3,8 @@ package mesh
 import (
 	"fmt"
 	"strings"
+
+	"github.com/intramesh/mesh/internal/names"
 )
 
 // target is what an application dials: a service and one of its named ports.
@@ -28,47 +30,13 @@ func parseTarget(address string) (target, error) {
 	if port == "80" || port == "443" {
 		port = ""
 	}
-	if err := checkService(service); err != nil {
+	if err := names.CheckService(service); err != nil {
 		return target{}, fmt.Errorf("address %q: %w", address, err)
 	}
 	if port != "" {
-		if err := checkName("port", port); err != nil {
+		if err := names.CheckPort(port); err != nil {
 			return target{}, fmt.Errorf("address %q: %w", address, err)
 		}
 	}
 	return target{service, port}, nil
-}
-
-const maxServiceLen = 253
-
-// checkService accepts names that fit a SPIFFE ID's path and a URL's host alike: segments
-// separated by "/".
-func checkService(name string) error {
-	if name == "" {
-		return fmt.Errorf("service name is empty")
-	}
-	if len(name) > maxServiceLen {
-		return fmt.Errorf("service name is longer than %d bytes", maxServiceLen)
-	}
-	for seg := range strings.SplitSeq(name, "/") {
-		if err := checkName("service", seg); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkName accepts 1 to 63 of a–z, 0–9, "-" and "_", starting with a letter or digit.
-func checkName(what, s string) error {
-	if s == "" || len(s) > 63 {
-		return fmt.Errorf("%s name %q: want 1 to 63 characters", what, s)
-	}
-	for i := range len(s) {
-		c := s[i]
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || i > 0 && (c == '-' || c == '_') {
-			continue
-		}
-		return fmt.Errorf("%s name %q: character %q is not one of a–z, 0–9, - and _", what, s, c)
-	}
-	return nil
 }

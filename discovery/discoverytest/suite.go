@@ -123,6 +123,7 @@ func testReplace(t *testing.T, h Harness) {
 		}
 	}
 	// Announcing the same once more is no change.
+	Await(t, a, "payments", func(eps []discovery.Endpoint) bool { return len(eps) == 1 && eps[0].Weight == ep.Weight })
 	before := a.Lookup("payments")
 	register(t, a, ep)
 	if fired(before.Changed) {

@@ -91,6 +91,18 @@ func (t *Table) Update(changes map[string][]discovery.Endpoint) {
 	}
 }
 
+// Replace makes these endpoints all that is known. Of those who call it and Update, one at a time may.
+func (t *Table) Replace(endpoints []discovery.Endpoint) {
+	changes := make(map[string][]discovery.Endpoint)
+	for service := range t.view.Load().services {
+		changes[service] = nil
+	}
+	for _, ep := range endpoints {
+		changes[ep.Service] = append(changes[ep.Service], ep)
+	}
+	t.Update(changes)
+}
+
 // compare orders by port first, so that the endpoints of one port lie together.
 func compare(a, b discovery.Endpoint) int {
 	return cmp.Or(
