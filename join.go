@@ -217,7 +217,7 @@ func (m *Mesh) openRules(b *Bootstrap) error {
 		return err
 	}
 	s, err := policy.NewSyncer(policy.SyncConfig{
-		TrustDomain: m.trustDomain, Keys: b.signers(), Dir: dir, Logger: m.log, Fetch: m.fetchRules,
+		TrustDomain: m.trustDomain, Keys: b.signers(), Dir: dir, Logger: m.log, Fetch: m.fetchRules, FetchElsewhere: m.askPeersForRules,
 	})
 	if err != nil {
 		return err
@@ -237,19 +237,10 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 	ctx, stop := m.warnings.report(ctx, q)
 	defer stop()
 	body, err := m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
-	switch {
-	case err == nil:
-		return body, nil
-	case errors.Is(context.Cause(ctx), errWarnings):
-		return nil, nil // ask again at once, with what there is to report
-	case ctx.Err() != nil:
-		return nil, err
+	if err != nil && errors.Is(context.Cause(ctx), errWarnings) {
+		return nil, policy.ErrFetchAgain // with what there is to report
 	}
-	if body := m.askPeersForRules(ctx, q, r.After); body != nil {
-		m.log.Warn("the control plane does not answer: rules came from a peer", "error", err)
-		return body, nil
-	}
-	return nil, err
+	return body, err
 }
 
 // gossipAdvertise is the address that other members reach our gossip by.

@@ -113,8 +113,10 @@ func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit in
 	}
 }
 
-// askPeersForRules returns a signed bundle newer than the version, or nil.
-func (m *Mesh) askPeersForRules(ctx context.Context, q url.Values, after uint64) []byte {
+// askPeersForRules returns a signed bundle newer than the version in force, or nil.
+func (m *Mesh) askPeersForRules(ctx context.Context, r policy.FetchRequest) []byte {
+	after := r.After
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}}
 	var bundle []byte
 	m.askPeers(ctx, wire.PathBundle, q, wire.MaxBundleBytes, func(body []byte) error {
 		b, err := policy.Open(body, m.cfg.Bootstrap.signers(), m.trustDomain)

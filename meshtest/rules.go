@@ -69,6 +69,11 @@ func (r *rules) Authorize(ctx context.Context, req *policy.Request) policy.Decis
 	return r.Engine().Authorize(ctx, req)
 }
 
+// Early is [policy.Engine.Early].
+func (r *rules) Early(req *policy.Request, callee uint64) (policy.Decision, bool) {
+	return r.Engine().Early(req, callee)
+}
+
 // Engine returns the rules in force, see [policy.EngineOf].
 func (r *rules) Engine() *policy.Engine {
 	r.mu.RLock()

@@ -166,26 +166,14 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 	q.engine = e
 	scope := e.scope(r.Destination)
 	d.Tell = scope.tell && q.trustDomain == e.trustDomain
-	q.as(ActionDeny)
-	for s := scope; s != nil; s = s.parent {
-		if rule := s.deny.find(&q); rule != nil {
-			d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
-			break
+	if rule := scope.find(ActionDeny, q.as(ActionDeny)); rule != nil {
+		d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
+	} else if rule := scope.find(ActionAllow, q.as(ActionAllow)); rule != nil {
+		d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
+		if r.Deferred && r.Layer == LayerConnection {
+			d.Reason = reasonDeferred
 		}
-	}
-	if d.Rule < 0 {
-		q.as(ActionAllow)
-		for s := scope; s != nil; s = s.parent {
-			if rule := s.allow.find(&q); rule != nil {
-				d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
-				if r.Deferred && r.Layer == LayerConnection {
-					d.Reason = reasonDeferred
-				}
-				break
-			}
-		}
-	}
-	if d.Rule < 0 {
+	} else {
 		e.byDefault(&d, &q, scope)
 	}
 	if q.token != nil {

@@ -56,7 +56,7 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 func (q *query) trace(r *compiledRule) RuleTrace {
 	f := r.match(q)
 	if f == matched {
-		q.unknownPeer, q.unknownRequest = false, false
+		q.surely()
 		t := RuleTrace{Matched: true}
 		if f = r.match(q); f != matched {
 			t.Why = "the " + f.String() + " is not known " + q.where() + q.whyNoToken(f)
@@ -67,7 +67,7 @@ func (q *query) trace(r *compiledRule) RuleTrace {
 		return RuleTrace{Why: "the caller is one of those left out"}
 	}
 	// Would it match if what is not known were known?
-	q.unknownPeer, q.unknownRequest = true, true
+	q.unknownPeer, q.unknownRequest, q.unknownOperation = true, true, true
 	if r.match(q) == matched {
 		return RuleTrace{Why: "the " + f.String() + " is not known " + q.where() + q.whyNoToken(f)}
 	}

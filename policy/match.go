@@ -34,7 +34,8 @@ type query struct {
 	// What the test of an unavailable field yields: true is "could match". The
 	// parts of a rule combine without negation, so that deciding it at the leaves is
 	// Kleene's three-valued logic with "unknown" decided at the end.
-	unknownPeer, unknownRequest bool
+	// unknownRequest is for what the rule's "when" looks at, unknownOperation for its "to".
+	unknownPeer, unknownRequest, unknownOperation bool
 	// anyValue makes one matching line of a header enough; else all must.
 	anyValue bool
 
@@ -57,6 +58,7 @@ func (q *query) as(a Action) *query {
 	deferred := q.Deferred && q.Layer == LayerConnection
 	q.unknownPeer = a == ActionDeny
 	q.unknownRequest = (a == ActionDeny) != deferred && a != ActionAudit
+	q.unknownOperation = q.unknownRequest
 	q.anyValue = a != ActionAllow
 	return q
 }
@@ -154,7 +156,7 @@ func (o operationMatch) match(q *query) field {
 	for i := range o {
 		t := &o[i]
 		s, known := q.value(t.field)
-		if known && !t.list.match(s) || !known && !q.unknownRequest {
+		if known && !t.list.match(s) || !known && !q.unknownOperation {
 			return t.field
 		}
 	}
@@ -162,19 +164,19 @@ func (o operationMatch) match(q *query) field {
 }
 
 // value returns a field of the request, and whether this layer knows it. A value that no
-// canonical request has, such as an empty method, counts as unknown.
+// canonical request has, such as an empty method, counts as unknown. [Engine.Early] knows both layers of a gRPC call.
 func (q *query) value(f field) (s string, known bool) {
 	switch f {
 	case fieldPorts:
 		return q.Port, true
 	case fieldHosts:
-		return q.Host, q.Layer == LayerHTTP && q.Host != ""
+		return q.Host, q.Layer&LayerHTTP != 0 && q.Host != ""
 	case fieldMethods:
-		return q.Method, q.Layer == LayerHTTP && q.Method != ""
+		return q.Method, q.Layer&LayerHTTP != 0 && q.Method != ""
 	case fieldPaths:
-		return q.Path, q.Layer == LayerHTTP && q.Path != "" && q.Path[0] == '/'
+		return q.Path, q.Layer&LayerHTTP != 0 && q.Path != "" && q.Path[0] == '/'
 	case fieldGRPC:
-		return q.GRPCMethod, q.Layer == LayerGRPC && q.GRPCMethod != "" && q.GRPCMethod[0] != '/'
+		return q.GRPCMethod, q.Layer&LayerGRPC != 0 && q.GRPCMethod != "" && q.GRPCMethod[0] != '/'
 	default:
 		return "", false
 	}

@@ -50,7 +50,11 @@ import (
 //
 //	Changed() <-chan struct{} // closed at the next change; call again for the one after
 //
-// so that open connections are decided again at once.
+// so that open connections are decided again at once, and
+//
+//	Early(r *Request, callee uint64) (Decision, bool) // see [Engine.Early]
+//
+// so that a caller need not make calls that the callee would surely deny.
 type Authorizer interface {
 	// Authorize decides one request. It must not keep or modify r.
 	Authorize(ctx context.Context, r *Request) Decision

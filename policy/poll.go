@@ -31,23 +31,29 @@ func (s *Syncer) follow() {
 	failures := 0
 	for s.ctx.Err() == nil {
 		began := time.Now()
-		data, err := s.fetch(FetchRequest{After: s.Version(), Refused: refused.Refused, Reason: refused.Reason})
+		data, central, err := s.fetch(FetchRequest{After: s.Version(), Refused: refused.Refused, Reason: refused.Reason})
 		wait := time.Duration(0)
 		switch {
 		case s.ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrFetchAgain):
+			wait = max(0, minInterval-time.Since(began))
 		case err != nil:
 			failures++
 			wait = backoff(failures)
+			s.answer(false)
 			s.log.Warn("fetching rules failed; those in force stay", "error", err, "version", s.Version(), "failures", failures, "retry_in", wait)
 		case data == nil:
 			failures = 0
+			s.answer(true)
 			wait = max(0, minInterval-time.Since(began))
 		default:
 			if err = s.Apply(data); err == nil {
 				failures, refused = 0, FetchRequest{}
+				s.answer(central)
 				break
 			}
+			s.answer(false)
 			if s.ctx.Err() != nil {
 				return
 			}
@@ -62,10 +68,29 @@ func (s *Syncer) follow() {
 	}
 }
 
-func (s *Syncer) fetch(r FetchRequest) ([]byte, error) {
+// fetch asks the control plane, and when that fails somebody else. Only the former is central.
+func (s *Syncer) fetch(r FetchRequest) (data []byte, central bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, fetchLimit, errors.New("no answer in two minutes"))
 	defer cancel()
-	return s.cfg.Fetch(ctx, r)
+	data, err = s.cfg.Fetch(ctx, r)
+	if err == nil || errors.Is(err, ErrFetchAgain) || s.cfg.FetchElsewhere == nil || ctx.Err() != nil {
+		return data, true, err
+	}
+	if data = s.cfg.FetchElsewhere(ctx, r); data == nil {
+		return nil, false, err
+	}
+	s.log.Warn("the control plane does not answer: rules came from elsewhere", "error", err)
+	return data, false, nil
+}
+
+// answer records whether the control plane has just said that what is in force is newest.
+func (s *Syncer) answer(current bool) {
+	if !current {
+		s.answered.Store(nil)
+		return
+	}
+	now := time.Now()
+	s.answered.Store(&now)
 }
 
 func (s *Syncer) sleep(d time.Duration) {

@@ -38,7 +38,7 @@ func (f field) String() string {
 // whyDenied says why an enforced deny rule matched: by what it says, or because it needs
 // what is not known.
 func (q *query) whyDenied(r *compiledRule) string {
-	q.unknownPeer, q.unknownRequest = false, false
+	q.surely()
 	f := r.match(q)
 	if f == matched {
 		return reasonMatches

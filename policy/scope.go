@@ -31,6 +31,20 @@ func (s *scope) index(a Action, m Mode) **index {
 	return &s.allow
 }
 
+// find returns an enforced rule that matches, nil for none: of several, one whose destination is written most exactly.
+func (s *scope) find(a Action, q *query) *compiledRule {
+	for ; s != nil; s = s.parent {
+		ix := s.allow
+		if a == ActionDeny {
+			ix = s.deny
+		}
+		if rule := ix.find(q); rule != nil {
+			return rule
+		}
+	}
+	return nil
+}
+
 func (s *scope) add(doc *compiledDoc) {
 	if doc.action == ActionAllow && doc.mode == ModeDryRun {
 		s.dryDocs++

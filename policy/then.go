@@ -49,6 +49,16 @@ func (t *then) Changed() <-chan struct{} {
 	return nil
 }
 
+// Early is that of the rules: own can only deny more.
+func (t *then) Early(r *Request, callee uint64) (Decision, bool) {
+	if e, ok := t.rules.(interface {
+		Early(r *Request, callee uint64) (Decision, bool)
+	}); ok {
+		return e.Early(r, callee)
+	}
+	return Decision{}, false
+}
+
 // EngineOf returns the engine that an Authorizer of this package decides by, or one with a method
 //
 //	Engine() *Engine

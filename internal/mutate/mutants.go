@@ -19,7 +19,7 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"one line of a header is enough for an allow", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = true", cases},
 	{"all lines of a header are needed for a deny", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = false", cases},
 	{"an absent header has every value", "policy/match.go", "return c.values == nil", "return true", cases},
-	{"a path that is none is known", "policy/match.go", `q.Layer == LayerHTTP && q.Path != "" && q.Path[0] == '/'`, "q.Layer == LayerHTTP", cases},
+	{"a path that is none is known", "policy/match.go", `q.Layer&LayerHTTP != 0 && q.Path != "" && q.Path[0] == '/'`, "q.Layer&LayerHTTP != 0", cases},
 	{"a gRPC method may start with a slash", "policy/match.go", ` && q.GRPCMethod[0] != '/'`, "", cases},
 	// Who.
 	{"trust domains are not looked at", "policy/match.go", `s.own == "" || s.own == q.trustDomain`, "true", cases},
@@ -37,7 +37,7 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"a suffix of a service is accepted", "policy/values.go", "case sh == shapeSuffix:", "case false:", cases},
 	{"an unclean path is accepted", "policy/values.go", `strings.Contains(path, "//")`, "false", cases},
 	// What decides.
-	{"a deny of a wider scope is not looked at", "policy/engine.go", "if rule := s.deny.find(&q); rule != nil {", "if rule := s.deny.find(&q); rule != nil && s == scope {", cases},
+	{"a deny of a wider scope is not looked at", "policy/scope.go", "ix = s.deny", "ix = s.deny\n\t\t\ts = &scope{}", cases},
 	{"dry run denies", "policy/scope.go", "case a == ActionDeny && m == ModeDryRun:", "case false:", cases},
 	{"large sets of rules forget those without a path", "policy/index.go", "return first(b.pathless, q)", "return nil", oracle},
 	{"any signature will do", "policy/bundle.go", "Context: bundleContext}) == nil {", "Context: bundleContext}) != nil {", bundle},
