@@ -9,9 +9,11 @@ import (
 	"net"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 	"github.com/intramesh/mesh/internal/testca"
+	"github.com/intramesh/mesh/policy"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/authz"
 	"google.golang.org/grpc/credentials"
@@ -24,6 +26,35 @@ const (
 	nameCEL    = "cel-go, one rule"
 	nameLinear = "a loop over the rules"
 )
+
+// decidePinned decides about each of 100 connections in turn, by rules that were looked up when it began, and are
+// compared with those in force.
+func decidePinned() (local, error) {
+	const rules = 1_000
+	e, err := policy.Static(benchDomain(), bigRules(rules)...)
+	if err != nil {
+		return nil, err
+	}
+	var current atomic.Pointer[policy.Engine]
+	current.Store(e)
+	requests := bigRequests(rules, func(r *policy.Request) { r.Layer, r.Deferred = policy.LayerConnection, true })[:100]
+	pins := make([]policy.Authorizer, len(requests))
+	for i := range requests {
+		pins[i] = policy.PinTo(&current, &requests[i])
+	}
+	return func(n int) error {
+		ctx, i := context.Background(), 0
+		for range n {
+			if d := pins[i].Authorize(ctx, &requests[i]); d.Verdict != policy.Allow {
+				return fmt.Errorf("denied: %v", d)
+			}
+			if i++; i == len(pins) {
+				i = 0
+			}
+		}
+		return nil
+	}, nil
+}
 
 // linearScan is what a program without an index does.
 func linearScan(rules int) (local, error) {

@@ -39,6 +39,7 @@ func localWorkloads() []workload {
 				map[string]func() (local, error){nameOurs: func() (local, error) { return decideAccept(rules) }}),
 			localWorkload(fmt.Sprintf("decide/http/%d", rules), fmt.Sprintf("A decision with method and path, %d rules", rules), http, deciders))
 	}
+	all = append(all, localWorkload("decide/pinned", "A decision on a connection's pinned rules", 15, map[string]func() (local, error){nameOurs: decidePinned}))
 	pick := localWorkload("pick", "Power of two choices among 10 endpoints", 40, map[string]func() (local, error){
 		nameOurs: func() (local, error) { return pickOne(false) }, nameOurs + ", with its outcome": func() (local, error) { return pickOne(true) },
 	})
@@ -48,7 +49,7 @@ func localWorkloads() []workload {
 // localWorkload measures functions; limit, in nanoseconds, is ours' goal.
 func localWorkload(name, title string, limit float64, build map[string]func() (local, error)) workload {
 	w := workload{name: name, title: title, headline: figTime, rounds: 15}
-	if strings.HasSuffix(name, "/1000") || name == "pick" {
+	if strings.HasSuffix(name, "/1000") || name == "decide/pinned" || name == "pick" {
 		w.quickRounds = minRounds
 	}
 	if limit > 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -35,9 +36,9 @@ func Allow(service string, callers ...string) string {
 // rules is the mesh's policy.Authorizer. Its engine can be replaced.
 type rules struct {
 	trustDomain spiffeid.TrustDomain
+	engine      atomic.Pointer[policy.Engine]
 
 	mu      sync.RWMutex
-	engine  *policy.Engine
 	version uint64
 	changed chan struct{}
 }
@@ -57,7 +58,7 @@ func (r *rules) set(documents []string) error {
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
-	r.engine = engine
+	r.engine.Store(engine)
 	r.version++
 	close(r.changed)
 	r.changed = make(chan struct{})
@@ -75,11 +76,10 @@ func (r *rules) Early(req *policy.Request, callee uint64) (policy.Decision, bool
 }
 
 // Engine returns the rules in force, see [policy.EngineOf].
-func (r *rules) Engine() *policy.Engine {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.engine
-}
+func (r *rules) Engine() *policy.Engine { return r.engine.Load() }
+
+// Pin looks the rules for a connection up once, see [policy.Pinned].
+func (r *rules) Pin(req *policy.Request) policy.Authorizer { return policy.PinTo(&r.engine, req) }
 
 // Changed makes open connections be decided again, see [policy.Authorizer].
 func (r *rules) Changed() <-chan struct{} {

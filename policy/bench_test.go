@@ -65,6 +65,33 @@ func BenchmarkAuthorize(b *testing.B) {
 	}
 }
 
+// BenchmarkAuthorizePinned decides for one connection by rules that were looked up when it began.
+func BenchmarkAuthorizePinned(b *testing.B) {
+	s := newSyncer(b, nil)
+	if err := s.Apply(signed(b, 1, doc("p", "payments", "allow", `"rules":[{"from":[{"services":["orders"]}],"to":[{"methods":["POST"],"paths":["/v1/{id}/refund"]}]}]`))); err != nil {
+		b.Fatal(err)
+	}
+	accept := request(b, func(r *policy.Request) { r.Deferred = true })
+	http := request(b, func(r *policy.Request) {
+		r.Deferred, r.Layer, r.Method, r.Path, r.Host = true, policy.LayerHTTP, "POST", "/v1/1234/refund", "payments"
+	})
+	for _, bm := range []struct {
+		name string
+		a    policy.Authorizer
+		r    *policy.Request
+	}{{"connection", policy.Pinned(s, accept), accept}, {"http", policy.Pinned(s, accept), http}, {"http/not-pinned", s, http}} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			ctx := context.Background()
+			for b.Loop() {
+				if d := bm.a.Authorize(ctx, bm.r); d.Verdict != policy.Allow {
+					b.Fatal(d)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkAuthorizeOneService has all rules at one service, for one caller: a path each.
 func BenchmarkAuthorizeOneService(b *testing.B) {
 	const rules = 1000

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"reflect"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -193,6 +194,10 @@ func differ(t *testing.T, seed uint64, requests int) (allowed int) {
 		fail := func(what string) {
 			rules, _ := json.MarshalIndent(docs, "", " ")
 			t.Fatalf("seed %d: %s: got %v, want %v (by default: %v) for %+v by\n%s", seed, what, got, want, byDefault, r, rules)
+		}
+		pinned := policy.Pinned(e, &policy.Request{Source: r.Source, SourceAddr: r.SourceAddr, Destination: r.Destination, Port: r.Port, Deferred: r.Deferred})
+		if again := pinned.Authorize(t.Context(), r); !reflect.DeepEqual(again, got) {
+			fail(fmt.Sprintf("pinned, it is %+v", again))
 		}
 		if got.Verdict != want || (got.Rule < 0) != byDefault {
 			fail("verdict")

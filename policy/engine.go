@@ -153,34 +153,41 @@ const (
 // Authorize decides a request. It allocates nothing when it allows, unless an audit or
 // dry-run document matches.
 func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
-	d := Decision{Rule: -1, Layer: r.Layer, Version: e.Version()}
 	switch {
 	case e == nil || !e.ready:
-		d.Reason = reasonNoRules
-		return d
+		return Decision{Rule: -1, Layer: r.Layer, Version: e.Version(), Reason: reasonNoRules}
 	case r.Destination == "" || r.Layer > LayerGRPC:
-		d.Reason = reasonInvalid
-		return d
+		return Decision{Rule: -1, Layer: r.Layer, Version: e.version, Reason: reasonInvalid}
 	}
 	q := newQuery(r)
 	q.engine = e
-	scope := e.scope(r.Destination)
-	d.Tell = scope.tell && q.trustDomain == e.trustDomain
-	if rule := scope.find(ActionDeny, q.as(ActionDeny)); rule != nil {
+	return e.decide(&q, e.scope(r.Destination), nil)
+}
+
+// decide looks at the rules that are pinned; if there are none, at all of the scope.
+func (e *Engine) decide(q *query, scope *scope, pinned *pinnedRules) Decision {
+	d := Decision{Rule: -1, Layer: q.Layer, Version: e.version, Tell: scope.tell && q.trustDomain == e.trustDomain}
+	find := func(a Action) *compiledRule {
+		if pinned != nil {
+			return pinned.find(a, q.as(a))
+		}
+		return scope.find(a, q.as(a))
+	}
+	if rule := find(ActionDeny); rule != nil {
 		d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
-	} else if rule := scope.find(ActionAllow, q.as(ActionAllow)); rule != nil {
+	} else if rule := find(ActionAllow); rule != nil {
 		d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
-		if r.Deferred && r.Layer == LayerConnection {
+		if q.Deferred && q.Layer == LayerConnection {
 			d.Reason = reasonDeferred
 		}
 	} else {
-		e.byDefault(&d, &q, scope)
+		e.byDefault(&d, q, scope)
 	}
 	if q.token != nil {
 		q.token.limit(&d)
 	}
 	if scope.recorded {
-		d.Shadow = scope.shadow(&q, &d)
+		d.Shadow = scope.shadow(q, &d)
 	}
 	return d
 }

@@ -95,24 +95,37 @@ func (ix *index) find(q *query) *compiledRule {
 		}
 		return nil
 	}
-	if b := ix.exact[q.service]; b != nil {
+	var few [4]*bucket
+	for _, b := range ix.buckets(q.service, few[:0]) {
 		if r := b.find(q); r != nil {
 			return r
 		}
 	}
-	for name := q.service; ix.prefix != nil; {
+	return nil
+}
+
+// buckets appends those of a source, the most exact first.
+func (ix *index) buckets(service string, to []*bucket) []*bucket {
+	if ix == nil {
+		return to
+	}
+	if b := ix.exact[service]; b != nil {
+		to = append(to, b)
+	}
+	for name := service; ix.prefix != nil; {
 		i := strings.LastIndexByte(name, '/')
 		if i < 0 {
 			break
 		}
 		if b := ix.prefix[name[:i+1]]; b != nil {
-			if r := b.find(q); r != nil {
-				return r
-			}
+			to = append(to, b)
 		}
 		name = name[:i]
 	}
-	return ix.any.find(q)
+	if len(ix.any.all) > 0 {
+		to = append(to, &ix.any)
+	}
+	return to
 }
 
 // collect appends every rule that matches, in the order of the documents.

@@ -54,7 +54,11 @@ import (
 //
 //	Early(r *Request, callee uint64) (Decision, bool) // see [Engine.Early]
 //
-// so that a caller need not make calls that the callee would surely deny.
+// so that a caller need not make calls that the callee would surely deny, and
+//
+//	Pin(r *Request) Authorizer // see [Pinned]
+//
+// so that what concerns a connection is looked up once.
 type Authorizer interface {
 	// Authorize decides one request. It must not keep or modify r.
 	Authorize(ctx context.Context, r *Request) Decision

@@ -49,6 +49,11 @@ func (t *then) Changed() <-chan struct{} {
 	return nil
 }
 
+// Pin is what [Pinned] calls.
+func (t *then) Pin(r *Request) Authorizer {
+	return &then{rules: Pinned(t.rules, r), name: t.name, own: t.own}
+}
+
 // Early is that of the rules: own can only deny more.
 func (t *then) Early(r *Request, callee uint64) (Decision, bool) {
 	if e, ok := t.rules.(interface {
