@@ -33,6 +33,8 @@ import (
 type Config struct {
 	// Dir is a directory that [Init] made.
 	Dir string
+	// Store, when it is not "", is instead of Settings.Store.
+	Store string
 	// Logger takes what the control plane has to say; nil discards it.
 	Logger *slog.Logger
 }
@@ -50,7 +52,8 @@ type Server struct {
 	bundleKey ed25519.PrivateKey
 
 	ca     *ca.CA
-	rules  store.Store
+	db     store.DB
+	rules  *store.RuleBook
 	pub    *publisher
 	polls  *polls
 	gossip *gossip.Member
@@ -88,6 +91,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.settings, err = loadSettings(s.cfg.Dir); err != nil {
 		return err
 	}
+	if s.cfg.Store != "" {
+		s.settings.Store = s.cfg.Store
+	}
 	last, err := loadAddresses(s.cfg.Dir)
 	if err != nil {
 		return err
@@ -119,12 +125,16 @@ func (s *Server) start(ctx context.Context) (err error) {
 
 func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 	check := func(r store.Rules) error { return s.pub.check(r) } // the two need each other
-	if s.rules, err = store.Open(s.path(rulesFile), check); err != nil {
+	if s.db, err = openStore(ctx, s.cfg.Dir, s.settings, s.log); err != nil {
+		return err
+	}
+	s.onClose(func(context.Context) error { return s.db.Close() })
+	if s.rules, err = store.OpenRules(ctx, s.db, check, s.log); err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.rules.Close() })
 	s.ca, err = ca.Open(ca.Config{
-		Dir: s.path(caDir), Host: s.settings.Advertise,
+		Dir: s.path(caDir), DB: s.db, Host: s.settings.Advertise,
 		Lifetime: s.settings.CertificateLifetime, Logger: s.log,
 	})
 	if err != nil {

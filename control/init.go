@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/intramesh/mesh/control/ca"
-	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/atomicfile"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -22,7 +21,7 @@ import (
 const (
 	caDir         = "ca"
 	gossipDir     = "gossip" // remembered peers
-	rulesFile     = "rules.db"
+	storeFile     = "store.db"
 	gossipKeyFile = "gossip.key"
 	bundleKeyFile = "bundle.key"
 	runFile       = "run.json"
@@ -58,11 +57,11 @@ func Init(dir string, s Settings) (err error) {
 	if err := ca.Create(filepath.Join(dir, caDir), td); err != nil {
 		return err
 	}
-	if err := store.Create(filepath.Join(dir, rulesFile)); err != nil {
-		return err
-	}
 	if err := writeKeys(dir); err != nil {
 		return fmt.Errorf("control: %w", err)
+	}
+	if err := createStore(dir, s); err != nil {
+		return err
 	}
 	if err := atomicfile.Write(filepath.Join(dir, settingsFile), []byte(s.file()), 0o600); err != nil {
 		return fmt.Errorf("control: %w", err)

@@ -49,7 +49,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 			"refused", q.refused, "in_force", q.version, "reason", q.reason)
 	}
 	if now, _ := s.pub.current(); q.version > now.rules.Version {
-		s.log.ErrorContext(r.Context(), "a member has newer rules than the control plane, and takes none until the version is beyond its own: was rules.db restored from a backup?",
+		s.log.ErrorContext(r.Context(), "a member has newer rules than the control plane, and takes none until the version is beyond its own: was the store restored from a backup?",
 			"service", q.service, "instance", q.instance, "member_has", q.version, "control_has", now.rules.Version)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)

@@ -78,13 +78,13 @@ func (s operator) Rules(context.Context) (store.Rules, error) { return s.rules.R
 
 // Apply stores documents and publishes them.
 func (s operator) Apply(ctx context.Context, docs []policy.Document) (store.Result, error) {
-	r, err := s.rules.Apply(ctx, docs)
+	r, err := s.rules.Apply(ctx, store.Edit{Put: docs, Action: "apply"})
 	return r, s.changed(ctx, r, err)
 }
 
 // Delete removes documents and publishes what is left.
 func (s operator) Delete(ctx context.Context, names []string) (store.Result, error) {
-	r, err := s.rules.Delete(ctx, names)
+	r, err := s.rules.Apply(ctx, store.Edit{Delete: names, Action: "delete"})
 	return r, s.changed(ctx, r, err)
 }
 
@@ -95,7 +95,7 @@ func (s operator) changed(ctx context.Context, r store.Result, err error) error 
 	case errors.Is(err, store.ErrInvalid):
 		return admin.Refuse(http.StatusBadRequest, err)
 	case err != nil:
-		return err
+		return refusal(err)
 	}
 	for _, c := range r.Changes {
 		if c.Change != store.Unchanged {
@@ -103,6 +103,17 @@ func (s operator) changed(ctx context.Context, r store.Result, err error) error 
 		}
 	}
 	return s.pub.publish()
+}
+
+// refusal gives an error of the store its status.
+func refusal(err error) error {
+	if _, ok := errors.AsType[*store.StaleError](err); ok {
+		return admin.Refuse(http.StatusConflict, err)
+	}
+	if _, ok := errors.AsType[*store.UnavailableError](err); ok {
+		return admin.Refuse(http.StatusServiceUnavailable, err)
+	}
+	return err
 }
 
 // Explain asks the engine that the members run.

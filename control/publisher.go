@@ -1,11 +1,13 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"log/slog"
+	"maps"
 	"sync"
-	"time"
 
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/policy"
@@ -23,7 +25,7 @@ type published struct {
 type publisher struct {
 	td    spiffeid.TrustDomain
 	key   ed25519.PrivateKey
-	rules store.Store
+	rules *store.RuleBook
 
 	mu      sync.Mutex
 	now     published
@@ -31,14 +33,14 @@ type publisher struct {
 	changed chan struct{} // closed at the next version
 }
 
-func newPublisher(td spiffeid.TrustDomain, key ed25519.PrivateKey, rules store.Store) (*publisher, error) {
+func newPublisher(td spiffeid.TrustDomain, key ed25519.PrivateKey, rules *store.RuleBook) (*publisher, error) {
 	p := &publisher{td: td, key: key, rules: rules, changed: make(chan struct{})}
 	return p, p.publish()
 }
 
 // prepare compiles and signs rules.
 func (p *publisher) prepare(r store.Rules) (published, error) {
-	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: time.Now(), Documents: r.Documents}
+	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: r.At, Documents: r.Documents}
 	engine, err := policy.Compile(b)
 	if err != nil {
 		return published{}, err
@@ -86,8 +88,9 @@ func (p *publisher) publish() error {
 // same reports whether a and b are one value: a version alone is not enough, since a change
 // that was checked may not have been stored.
 func same(a, b store.Rules) bool {
-	return a.Version == b.Version && len(a.Documents) == len(b.Documents) &&
-		(len(a.Documents) == 0 || &a.Documents[0] == &b.Documents[0])
+	return a.Version == b.Version && a.At.Equal(b.At) && len(a.Documents) == len(b.Documents) &&
+		(len(a.Documents) == 0 || &a.Documents[0] == &b.Documents[0]) &&
+		maps.EqualFunc(a.Attached, b.Attached, func(x, y json.RawMessage) bool { return bytes.Equal(x, y) })
 }
 
 // follow publishes whatever the store gets, until ctx is done.

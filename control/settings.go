@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v4"
 )
@@ -30,6 +31,9 @@ type Settings struct {
 	// CertificateLifetime is how long a member's certificate is valid, from a minute up; the
 	// default is 24 h.
 	CertificateLifetime time.Duration `yaml:"certificate_lifetime"`
+	// Store is where rules, tokens and the records of the certificate authority are: "" for a file in the
+	// directory, or the URL of an etcd cluster ([store.ParseEtcdURL]), which several control planes can share.
+	Store string `yaml:"store"`
 	// TokenLifetime is how long an unused token is valid unless "mesh token" says
 	// otherwise, at most a week; the default is 1 h.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
@@ -97,6 +101,11 @@ func (s Settings) check() error {
 			return fmt.Errorf("listen.%s: %q is not an IP address", name, host)
 		}
 	}
+	if s.Store != "" {
+		if _, err := store.ParseEtcdURL(s.Store); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	}
 	if s.CertificateLifetime < ca.MinLifetime {
 		return fmt.Errorf("certificate_lifetime: %v is below %v", s.CertificateLifetime, ca.MinLifetime)
 	}
@@ -118,6 +127,7 @@ func (s Settings) file() string {
 		{"  ca: ", strconv.Quote(s.Listen.CA), "certificate authority, HTTPS"},
 		{"  mesh: ", strconv.Quote(s.Listen.Mesh), "members' connections, mTLS"},
 		{"  gossip: ", strconv.Quote(s.Listen.Gossip), "UDP and TCP"},
+		{"store: ", strconv.Quote(s.Store), "empty for a file here, or etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE"},
 		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
 		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
 	} {

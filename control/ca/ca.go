@@ -11,11 +11,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/intramesh/mesh/control/store"
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/authority/config"
 	"github.com/smallstep/certificates/authority/provisioner"
@@ -41,6 +40,8 @@ const (
 type Config struct {
 	// Dir was made by [Create].
 	Dir string
+	// DB keeps used tokens and issued and revoked certificates. The CA does not close it.
+	DB store.DB
 	// Host is the DNS name or IP address under which clients reach the CA: its server
 	// certificate's name, and the audience of its tokens.
 	Host string
@@ -67,8 +68,8 @@ type CA struct {
 	closed  sync.Once
 }
 
-// Open loads the CA in cfg.Dir. Used tokens, issued and revoked certificates are in a
-// database there, which one process at a time can hold: Open waits up to 5 s for it.
+// Open loads the CA in cfg.Dir. Several with the same keys can run on one store: what one issued another
+// renews.
 func Open(cfg Config) (*CA, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
@@ -90,33 +91,11 @@ func Open(cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: %s: %w", intermediateCertFile, err)
 	}
-	c := &CA{cfg: cfg, keys: k, td: td, log: cfg.Logger}
-	if c.db, err = openDB(filepath.Join(cfg.Dir, databaseFile)); err != nil {
-		return nil, err
-	}
+	c := &CA{cfg: cfg, keys: k, td: td, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}
 	if c.auth, err = c.newAuthority(); err != nil {
-		return nil, errors.Join(fmt.Errorf("ca: %w", err), c.db.Shutdown())
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	return c, nil
-}
-
-// openDB refuses a missing or empty database, which would be taken for a new one: it would
-// forget which tokens were used and which certificates were revoked.
-func openDB(path string) (db.AuthDB, error) {
-	if info, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("ca: database: %w (restore it from a backup)", err)
-	} else if info.Size() == 0 {
-		return nil, fmt.Errorf("ca: database %s is empty: restore it from a backup", path)
-	}
-	return newDB(path)
-}
-
-func newDB(path string) (db.AuthDB, error) {
-	d, err := db.New(&db.Config{Type: "bbolt", DataSource: path})
-	if err != nil {
-		return nil, fmt.Errorf("ca: database %s (is another control plane running on it?): %w", path, err)
-	}
-	return d, nil
 }
 
 func (c *CA) newAuthority() (*authority.Authority, error) {
@@ -192,7 +171,7 @@ func URL(hostport string) string {
 	return u.String()
 }
 
-// Close releases the database. The HTTP server must have stopped.
+// Close ends the authority. The HTTP server must have stopped.
 func (c *CA) Close() (err error) {
 	c.closed.Do(func() { err = c.auth.Shutdown() })
 	return err

@@ -26,7 +26,6 @@ const (
 	intermediateCertFile = "intermediate.crt"
 	intermediateKeyFile  = "intermediate.key"
 	provisionerKeyFile   = "provisioner.key"
-	databaseFile         = "ca.db"
 )
 
 // authorityLifetime is how long the root and the intermediate are valid.
@@ -64,14 +63,8 @@ func Create(dir string, td spiffeid.TrustDomain) error {
 	if _, err = writeCert(dir, intermediateCertFile, intermediate, root, key.Public(), rootKey); err != nil {
 		return err
 	}
-	if _, err = writeKey(dir, provisionerKeyFile); err != nil {
-		return err
-	}
-	d, err := newDB(filepath.Join(dir, databaseFile))
-	if err != nil {
-		return err
-	}
-	return d.Shutdown()
+	_, err = writeKey(dir, provisionerKeyFile)
+	return err
 }
 
 func authorityTemplate(td spiffeid.TrustDomain, what string) *x509.Certificate {

@@ -6,22 +6,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/intramesh/mesh/control/ca"
 )
 
 // FuzzSign: whatever a stranger sends, it is refused and nothing breaks.
 func FuzzSign(f *testing.F) {
-	dir := f.TempDir() + "/ca"
-	if err := ca.Create(dir, trustDomain); err != nil {
-		f.Fatal(err)
-	}
-	c, err := ca.Open(ca.Config{Dir: dir, Host: "127.0.0.1"})
-	if err != nil {
-		f.Fatal(err)
-	}
+	c, end := open(f, newDir(f), 0)
 	f.Cleanup(func() {
-		if err := c.Close(); err != nil {
+		if err := end(); err != nil {
 			f.Error(err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -32,21 +34,37 @@ type server struct {
 	stop func()
 }
 
-func newDir(t *testing.T) string {
+func newDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir() + "/ca"
-	if err := ca.Create(dir, trustDomain); err != nil {
+	if err := errors.Join(ca.Create(dir, trustDomain), store.Create(dir+"/store.db")); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-func serve(t *testing.T, dir string, lifetime time.Duration) *server {
+// open returns the CA of a directory, and what closes it and its store.
+func open(t testing.TB, dir string, lifetime time.Duration) (c *ca.CA, end func() error) {
 	t.Helper()
-	c, err := ca.Open(ca.Config{Dir: dir, Host: "127.0.0.1", Lifetime: lifetime})
+	db, err := store.Open(dir + "/store.db")
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err = ca.Open(ca.Config{Dir: dir, DB: db, Host: "127.0.0.1", Lifetime: lifetime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, func() error { return errors.Join(c.Close(), db.Close()) }
+}
+
+func serve(t *testing.T, dir string, lifetime time.Duration) *server {
+	t.Helper()
+	c, end := open(t, dir, lifetime)
+	return serveCA(t, c, dir, end)
+}
+
+func serveCA(t *testing.T, c *ca.CA, dir string, end func() error) *server {
+	t.Helper()
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +78,7 @@ func serve(t *testing.T, dir string, lifetime time.Duration) *server {
 			t.Error(err)
 		}
 		wg.Wait()
-		if err := c.Close(); err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})

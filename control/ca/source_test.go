@@ -13,11 +13,8 @@ import (
 // life, and is good at any time.
 func TestSourceRenews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := ca.Open(ca.Config{Dir: newDir(t), Host: "127.0.0.1", Lifetime: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		c, end := open(t, newDir(t), time.Hour)
+		defer func() { _ = end() }()
 		src, err := c.Source("mesh/control")
 		if err != nil {
 			t.Fatal(err)

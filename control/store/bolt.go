@@ -3,43 +3,42 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/intramesh/mesh/policy"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
-// Bolt is a [Store] in one file, by bbolt: each change is one transaction that is synced to
-// disk before it is acknowledged.
+// Bolt is a [DB] in one file, by bbolt, for one process at a time: each commit is one transaction that is
+// synced to disk before it is acknowledged.
 type Bolt struct {
-	db    *bbolt.DB
-	check Check
+	db   *bbolt.DB
+	path string
 
-	mu      sync.Mutex // held while changing
-	now     Rules
-	changed chan struct{}
+	mu       sync.Mutex
+	watchers map[chan<- struct{}]string // the kind of each
 }
 
-var _ Store = (*Bolt)(nil)
+var _ DB = (*Bolt)(nil)
 
-// The layout of the file. The digest covers every document and the version, so that a
-// flipped bit is noticed and not enforced.
+// The layout of the file. A record's key is its kind, a slash and its key; its value is preceded by its
+// revision. The digest covers all records and the revision, so that a flipped bit or a lost
+// page is noticed and not believed.
 const (
-	metaBucket  = "meta"
-	rulesBucket = "rules"
-	formatKey   = "format"
-	versionKey  = "version"
-	digestKey   = "digest"
-	format      = "mesh rules 1"
+	metaBucket    = "meta"
+	recordsBucket = "records"
+	formatKey     = "format"
+	revisionKey   = "revision"
+	sumKey        = "sum"
+	digestKey     = "digest"
+	format        = "mesh store 1"
 )
 
 const openTimeout = 2 * time.Second
@@ -60,7 +59,7 @@ func Create(path string) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		if _, err := tx.CreateBucket([]byte(rulesBucket)); err != nil {
+		if _, err := tx.CreateBucket([]byte(recordsBucket)); err != nil {
 			return err
 		}
 		meta, err := tx.CreateBucket([]byte(metaBucket))
@@ -70,7 +69,7 @@ func Create(path string) error {
 		if err := meta.Put([]byte(formatKey), []byte(format)); err != nil {
 			return err
 		}
-		return putVersion(tx, 1)
+		return putState(meta, 0, sum{})
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -78,138 +77,166 @@ func Create(path string) error {
 	return nil
 }
 
-// Rules returns the current rules.
-func (b *Bolt) Rules() Rules {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.now
+func boltKey(kind, key string) []byte { return []byte(kind + "/" + key) }
+
+// record reads what is stored under k. Its value is a copy.
+func record(k, v []byte) (Record, error) {
+	kind, key, ok := bytes.Cut(k, []byte("/"))
+	if !ok || len(v) < 8 {
+		return Record{}, fmt.Errorf("%q is not a record", k)
+	}
+	return Record{string(kind), string(key), bytes.Clone(v[8:]), binary.BigEndian.Uint64(v)}, nil
 }
 
-// Changed is closed at the next change.
-func (b *Bolt) Changed() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.changed
+// Get returns a record.
+func (b *Bolt) Get(ctx context.Context, kind, key string) (r Record, err error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, err
+	}
+	err = b.db.View(func(tx *bbolt.Tx) error {
+		k := boltKey(kind, key)
+		v := tx.Bucket([]byte(recordsBucket)).Get(k)
+		if v == nil {
+			return fmt.Errorf("%s %q: %w", kind, key, ErrNotFound)
+		}
+		r, err = record(k, v)
+		return err
+	})
+	return r, wrapBolt(err)
 }
 
-// Apply adds and replaces documents in one transaction.
-func (b *Bolt) Apply(ctx context.Context, docs []policy.Document) (Result, error) {
-	return b.update(ctx, func(rules *bbolt.Bucket) ([]NamedChange, error) {
-		var changes []NamedChange
-		for _, d := range docs {
-			name := []byte(d.Metadata.Name)
-			data, err := json.Marshal(d)
-			if err != nil {
-				return nil, err
+var errStop = errors.New("enough")
+
+// All yields the records of a kind from one read transaction.
+func (b *Bolt) All(ctx context.Context, kind string) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		err := b.db.View(func(tx *bbolt.Tx) error {
+			prefix := []byte(kind + "/")
+			if kind == "" {
+				prefix = nil
 			}
-			change := Updated
-			switch old := rules.Get(name); {
-			case old == nil:
-				change = Created
-			case bytes.Equal(old, data):
-				change = Unchanged
-			}
-			changes = append(changes, NamedChange{d.Metadata.Name, change})
-			if change != Unchanged {
-				if err := rules.Put(name, data); err != nil {
-					return nil, err
+			c := tx.Bucket([]byte(recordsBucket)).Cursor()
+			for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+				r, err := record(k, v)
+				if err = errors.Join(ctx.Err(), err); err != nil {
+					return err
+				}
+				if !yield(r, nil) {
+					return errStop
 				}
 			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStop) {
+			yield(Record{}, wrapBolt(err))
 		}
-		return changes, nil
-	})
-}
-
-// Delete removes documents in one transaction.
-func (b *Bolt) Delete(ctx context.Context, names []string) (Result, error) {
-	return b.update(ctx, func(rules *bbolt.Bucket) ([]NamedChange, error) {
-		var changes []NamedChange
-		for _, name := range names {
-			if rules.Get([]byte(name)) == nil {
-				return nil, fmt.Errorf("policy %q: %w", name, ErrNotFound)
-			}
-			changes = append(changes, NamedChange{name, Deleted})
-			if err := rules.Delete([]byte(name)); err != nil {
-				return nil, err
-			}
-		}
-		return changes, nil
-	})
-}
-
-func (b *Bolt) update(ctx context.Context, change func(*bbolt.Bucket) ([]NamedChange, error)) (Result, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := ctx.Err(); err != nil { // the lock may have taken long
-		return Result{}, err
 	}
-	var res Result
-	next := b.now
-	err := b.db.Update(func(tx *bbolt.Tx) (err error) {
-		if res.Changes, err = change(tx.Bucket([]byte(rulesBucket))); err != nil {
+}
+
+// Commit does all ops in one transaction.
+func (b *Bolt) Commit(ctx context.Context, ops ...Op) (revision uint64, err error) {
+	if err := checkOps(ops); err != nil {
+		return 0, err
+	}
+	err = b.db.Update(func(tx *bbolt.Tx) error {
+		if err := ctx.Err(); err != nil { // the lock may have taken long
 			return err
 		}
-		if !slices.ContainsFunc(res.Changes, func(c NamedChange) bool { return c.Change != Unchanged }) {
-			return nil
-		}
-		if err := putVersion(tx, b.now.Version+1); err != nil {
+		meta, records := tx.Bucket([]byte(metaBucket)), tx.Bucket([]byte(recordsBucket))
+		last, s, err := state(meta)
+		if err != nil {
 			return err
 		}
-		if next, err = read(tx); err != nil {
-			return err
+		revision = last + 1
+		for _, o := range ops {
+			if !holds(records, o) {
+				return &ConflictError{o.Kind, o.Key}
+			}
 		}
-		if b.check == nil {
-			return nil
+		for _, o := range ops {
+			if o.Check {
+				continue
+			}
+			k := boltKey(o.Kind, o.Key)
+			if old := records.Get(k); old != nil {
+				s.flip(k, old)
+			}
+			if o.Value == nil {
+				err = records.Delete(k)
+			} else {
+				v := append(binary.BigEndian.AppendUint64(nil, revision), o.Value...)
+				s.flip(k, v)
+				err = records.Put(k, v)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err := b.check(next); err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		return nil
+		return putState(meta, revision, s)
 	})
 	if err != nil {
-		return Result{}, fmt.Errorf("store: %w", err)
+		return 0, wrapBolt(err)
 	}
-	res.Version = next.Version
-	if next.Version != b.now.Version {
-		b.now = next
-		close(b.changed)
-		b.changed = make(chan struct{})
+	b.wake(ops)
+	return revision, nil
+}
+
+// holds reports whether the op's condition does.
+func holds(records *bbolt.Bucket, o Op) bool {
+	v := records.Get(boltKey(o.Kind, o.Key))
+	switch o.If {
+	case 0:
+		return true
+	case Absent:
+		return v == nil
 	}
-	return res, nil
+	return len(v) >= 8 && binary.BigEndian.Uint64(v) == o.If
+}
+
+// Watch tells of this process' commits: there are no others.
+func (b *Bolt) Watch(ctx context.Context, kind string) <-chan struct{} {
+	c := make(chan struct{}, 1)
+	c <- struct{}{}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.watchers[c] = kind
+	context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.watchers, c)
+	})
+	return c
+}
+
+func (b *Bolt) wake(ops []Op) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c, kind := range b.watchers {
+		for _, o := range ops {
+			if o.Kind == kind && !o.Check {
+				signal(c)
+				break
+			}
+		}
+	}
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is there already
+	}
 }
 
 // Close closes the file.
-func (b *Bolt) Close() error {
-	if err := b.db.Close(); err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return nil
-}
+func (b *Bolt) Close() error { return wrapBolt(b.db.Close()) }
 
-// putVersion sets the version and the digest over it and the documents as they are now.
-func putVersion(tx *bbolt.Tx, version uint64) error {
-	meta := tx.Bucket([]byte(metaBucket))
-	if err := meta.Put([]byte(versionKey), binary.BigEndian.AppendUint64(nil, version)); err != nil {
+func wrapBolt(err error) error {
+	if _, ok := errors.AsType[*ConflictError](err); ok || err == nil {
 		return err
 	}
-	sum, err := digest(tx)
-	if err != nil {
-		return err
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+		err = errClosed
 	}
-	return meta.Put([]byte(digestKey), sum)
-}
-
-func digest(tx *bbolt.Tx) ([]byte, error) {
-	h := sha256.New()
-	field := func(b []byte) {
-		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(b))))
-		h.Write(b)
-	}
-	field(tx.Bucket([]byte(metaBucket)).Get([]byte(versionKey)))
-	err := tx.Bucket([]byte(rulesBucket)).ForEach(func(k, v []byte) error {
-		field(k)
-		field(v)
-		return nil
-	})
-	return h.Sum(nil), err
+	return fmt.Errorf("store: %w", err)
 }

@@ -6,17 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"os"
 	"runtime/debug"
+	"syscall"
 
-	"github.com/intramesh/mesh/policy"
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 )
 
 // A CorruptError says that the file of a store is not what was written to it. Starting over
 // with an empty one would drop every rule, and with it every permission and every
-// prohibition: restore it from a backup, or apply the rules anew to a store made by Create.
+// prohibition, and forget which tokens were used: restore it from a snapshot.
 type CorruptError struct {
 	Path string
 	Err  error
@@ -24,7 +25,7 @@ type CorruptError struct {
 
 // Error says what is damaged and what to do.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("store: %s is damaged: %v: restore it from a backup", e.Path, e.Err)
+	return fmt.Sprintf("store: %s is damaged: %v: restore it from a snapshot", e.Path, e.Err)
 }
 
 // Unwrap returns Err.
@@ -32,8 +33,8 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Open opens a store that [Create] made, and verifies all of it. One process at a time can have
 // it open: it waits for 2 s. A damaged, empty or missing file is an error, a
-// [*CorruptError] in the first two cases. A nil check accepts everything.
-func Open(path string, check Check) (*Bolt, error) {
+// [*CorruptError] in the first two cases.
+func Open(path string) (*Bolt, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w (restore it from a backup)", err)
@@ -41,8 +42,8 @@ func Open(path string, check Check) (*Bolt, error) {
 	if info.Size() == 0 { // bbolt would make a new one of it
 		return nil, &CorruptError{path, errors.New("it is empty")}
 	}
-	b := &Bolt{check: check, changed: make(chan struct{})}
-	if b.now, err = verify(path, info.Size()); err != nil {
+	b := &Bolt{path: path, watchers: make(map[chan<- struct{}]string)}
+	if err = verify(path, info.Size()); err != nil {
 		return nil, openError(path, err)
 	}
 	if b.db, err = bbolt.Open(path, 0o600, options()); err != nil {
@@ -55,13 +56,16 @@ func openError(path string, err error) error {
 	if errors.Is(err, berrors.ErrTimeout) {
 		return fmt.Errorf("store: %s is held by another process", path)
 	}
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("store: %w", err)
+	}
 	return &CorruptError{path, err}
 }
 
 // verify reads everything once. bbolt believes what it finds in its memory map, and
 // when it opens a file for writing it does so in a goroutine that a fault ends with the process:
 // so first read-only, in this one.
-func verify(path string, size int64) (r Rules, err error) {
+func verify(path string, size int64) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -70,20 +74,18 @@ func verify(path string, size int64) (r Rules, err error) {
 	}()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: openTimeout, ReadOnly: true})
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	err = db.View(func(tx *bbolt.Tx) error {
+	return db.View(func(tx *bbolt.Tx) error {
 		if size < tx.Size() {
 			return fmt.Errorf("it has %d of %d bytes", size, tx.Size())
 		}
 		if err := checkMeta(path, int64(db.Info().PageSize)); err != nil {
 			return err
 		}
-		r, err = read(tx)
-		return err
+		return verifyRecords(tx)
 	})
-	return r, err
 }
 
 // checkMeta wants both of bbolt's meta pages intact. bbolt itself is content with one, and
@@ -113,37 +115,30 @@ func checkMeta(path string, pageSize int64) error {
 	return nil
 }
 
-// read returns everything, verified.
-func read(tx *bbolt.Tx) (r Rules, err error) {
-	meta, rules := tx.Bucket([]byte(metaBucket)), tx.Bucket([]byte(rulesBucket))
-	if meta == nil || rules == nil || string(meta.Get([]byte(formatKey))) != format {
-		return r, fmt.Errorf("it does not say %q", format)
+// verifyRecords reads every record, and wants the digest to cover exactly these.
+func verifyRecords(tx *bbolt.Tx) error {
+	meta, records := tx.Bucket([]byte(metaBucket)), tx.Bucket([]byte(recordsBucket))
+	if meta == nil || records == nil || string(meta.Get([]byte(formatKey))) != format {
+		return fmt.Errorf("it does not say %q", format)
 	}
-	v := meta.Get([]byte(versionKey))
-	if len(v) != 8 {
-		return r, errors.New("it has no version")
-	}
-	r.Version = binary.BigEndian.Uint64(v)
-	sum, err := digest(tx)
+	_, want, err := state(meta)
 	if err != nil {
-		return r, err
+		return err
 	}
-	if !bytes.Equal(sum, meta.Get([]byte(digestKey))) {
-		return r, errors.New("its digest does not match")
-	}
-	err = rules.ForEach(func(name, data []byte) error {
-		if !bytes.Equal(rules.Get(name), data) {
-			return fmt.Errorf("%q is there and can't be found", name)
+	var got sum
+	err = records.ForEach(func(k, v []byte) error {
+		if !bytes.Equal(records.Get(k), v) {
+			return fmt.Errorf("%q is there and can't be found", k)
 		}
-		docs, err := policy.Parse(string(name), data)
-		if err != nil {
-			return err
-		}
-		if len(docs) != 1 || docs[0].Metadata.Name != string(name) {
-			return fmt.Errorf("it has something else under %q", name)
-		}
-		r.Documents = append(r.Documents, docs[0])
-		return nil
+		got.flip(k, v)
+		_, err := record(k, v)
+		return err
 	})
-	return r, err
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return errors.New("its digest does not match")
+	}
+	return nil
 }

@@ -47,6 +47,7 @@ Next:
 	f.StringVar(&s.Listen.CA, "listen-ca", "", "where the certificate authority listens (default port 7440)")
 	f.StringVar(&s.Listen.Mesh, "listen-mesh", "", "where members connect (default port 7441)")
 	f.StringVar(&s.Listen.Gossip, "listen-gossip", "", "where gossip goes, UDP and TCP (default port 7442)")
+	f.StringVar(&s.Store, "store", "", "etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE to keep rules and records in etcd (default a file in DIR)")
 	f.DurationVar(&s.CertificateLifetime, "certificate-lifetime", 0, "how long a member's certificate is valid (default 24h)")
 	if err := cmd.MarkFlagRequired("trust-domain"); err != nil {
 		panic(err) // the flag is three lines up
@@ -56,6 +57,7 @@ Next:
 
 func (a *app) serveCommand() *cobra.Command {
 	level := slog.LevelInfo
+	storeURL := ""
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the control plane",
@@ -68,7 +70,7 @@ line to standard output; the log goes to standard error.`,
 				log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			}
 			began := time.Now()
-			s, err := control.New(cmd.Context(), control.Config{Dir: a.dir, Logger: log})
+			s, err := control.New(cmd.Context(), control.Config{Dir: a.dir, Store: storeURL, Logger: log})
 			if err != nil {
 				return err
 			}
@@ -87,6 +89,7 @@ line to standard output; the log goes to standard error.`,
 			return s.Serve(cmd.Context())
 		},
 	}
+	cmd.Flags().StringVar(&storeURL, "store", "", "where rules and records are: etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE; the default is store of mesh.yaml")
 	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd
 }
