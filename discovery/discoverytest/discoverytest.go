@@ -19,6 +19,34 @@ type Harness struct {
 	// others announced, or will learn it without further calls. What is left open is closed
 	// by t.Cleanup.
 	Join func(t testing.TB) Member
+	// Lacks is what the source can't tell.
+	Lacks Lacks
+}
+
+// Lacks names fields of endpoints that a source which others define, such as DNS, has no place for. Without Instance,
+// addresses are unique.
+type Lacks struct{ Instance, Zone, Weight, State bool }
+
+// told returns what a source can tell of ep.
+func (l Lacks) told(ep discovery.Endpoint) discovery.Endpoint {
+	if l.Instance {
+		ep.Instance = ""
+	}
+	if l.Zone {
+		ep.Zone = ""
+	}
+	if l.Weight {
+		ep.Weight = 0
+	}
+	if l.State {
+		ep.State = discovery.Ready
+	}
+	return ep
+}
+
+// is returns the condition that one endpoint is known, this one.
+func (l Lacks) is(want discovery.Endpoint) func([]discovery.Endpoint) bool {
+	return func(eps []discovery.Endpoint) bool { return len(eps) == 1 && l.told(eps[0]) == l.told(want) }
 }
 
 // A Member is one process of the world.
