@@ -166,7 +166,9 @@ func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
 
 // decide looks at the rules that are pinned; if there are none, at all of the scope.
 func (e *Engine) decide(q *query, scope *scope, pinned *pinnedRules) Decision {
-	d := Decision{Rule: -1, Layer: q.Layer, Version: e.version, Tell: scope.tell && q.trustDomain == e.trustDomain}
+	d := Decision{
+		Rule: -1, Layer: q.Layer, Version: e.version, Tell: scope.tell && q.trustDomain == e.trustDomain, HeadersUnused: !scope.headers,
+	}
 	find := func(a Action) *compiledRule {
 		if pinned != nil {
 			return pinned.find(a, q.as(a))

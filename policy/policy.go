@@ -187,6 +187,9 @@ type Decision struct {
 	// Tell says that the caller may be told all of this, should it be a denial; see [Denials]. Else it gets what
 	// [Decision.Told] leaves. It is for this side only.
 	Tell bool `json:"-"`
+	// HeadersUnused says that no rule for the destination looks at headers or tokens: with any others, or none, the
+	// decision would have been the same. It is for this side only.
+	HeadersUnused bool `json:"-"`
 	// Policy is the name of the document that decided, "" when none did.
 	Policy string `json:"policy,omitempty"`
 	// Rule is the index of the rule in that document, from 0; -1 when no rule decided but the default.
@@ -212,7 +215,7 @@ func (d Decision) Told() Decision {
 	if !d.Tell {
 		return Decision{Verdict: d.Verdict, Layer: d.Layer, Rule: -1}
 	}
-	d.NotAfter, d.Retry, d.Shadow = time.Time{}, nil, nil
+	d.HeadersUnused, d.NotAfter, d.Retry, d.Shadow = false, time.Time{}, nil, nil
 	return d
 }
 

@@ -1,5 +1,7 @@
 package policy
 
+import "slices"
+
 // A scope holds the rules whose destination is written in one way ("payments", "billing/*"
 // or "*"). Parent is the next wider one.
 type scope struct {
@@ -7,7 +9,9 @@ type scope struct {
 	deny, allow *index
 	parent      *scope
 	// recorded says that there are rules here or in a parent that are recorded only.
-	recorded                 bool
+	recorded bool
+	// headers says that there are rules here or in a parent that look at headers or tokens, be it for the record only.
+	headers                  bool
 	audit, dryDeny, dryAllow *index
 	// allowDocs counts the allow documents and dryDocs those in dry run, for the reason
 	// of a denial.
@@ -57,6 +61,7 @@ func (s *scope) add(doc *compiledDoc) {
 			*ix = &index{}
 		}
 		(*ix).add(&doc.rules[i])
+		s.headers = s.headers || doc.rules[i].looksAtHeaders()
 	}
 }
 
@@ -70,5 +75,10 @@ func (s *scope) done() {
 	}
 	for p := s; p != nil; p = p.parent {
 		s.recorded = s.recorded || p.audit != nil || p.dryDeny != nil || p.dryAllow != nil
+		s.headers = s.headers || p.headers
 	}
+}
+
+func (r *compiledRule) looksAtHeaders() bool {
+	return slices.ContainsFunc(r.when, func(c conditionMatch) bool { return c.kind == conditionHeader || c.kind == conditionClaim })
 }

@@ -21,6 +21,7 @@ type then struct {
 
 func (t *then) Authorize(ctx context.Context, r *Request) Decision {
 	d := t.rules.Authorize(ctx, r)
+	d.HeadersUnused = false // own may look
 	if d.Verdict != Allow {
 		return d
 	}
@@ -31,7 +32,7 @@ func (t *then) Authorize(ctx context.Context, r *Request) Decision {
 		}
 		return d
 	}
-	o.Layer, o.Version, o.Shadow, o.Tell = r.Layer, d.Version, d.Shadow, d.Tell
+	o.Layer, o.Version, o.Shadow, o.Tell, o.HeadersUnused = r.Layer, d.Version, d.Shadow, d.Tell, false
 	if o.Policy == "" {
 		o.Policy, o.Rule = t.name, -1
 	}
