@@ -8,7 +8,7 @@ func ParseAddress(address string) (service, port string, err error) {
 }
 
 // Encode returns the denial as one line of printable ASCII, which [ParseDenied] reads: what the
-// HTTP header and the gRPC trailer "mesh-denied" hold. For adapters.
+// HTTP header and, in a gRPC status's details, the ErrorInfo's metadata "mesh-denied" hold. For adapters.
 func (e *DeniedError) Encode() string { return encodeDenied(e) }
 
 // ParseDenied reads what [DeniedError.Encode] wrote. It says what the peer claims: trust it as

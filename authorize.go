@@ -14,26 +14,26 @@ import (
 //
 // It decides once. For what goes on for longer than a moment, use [Mesh.Admit].
 func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
-	sc, err := m.connOfPeer(ctx, r)
+	p, _ := PeerFromContext(ctx)
+	sc, err := m.connOfPeer(p, r.Layer)
 	if err != nil {
 		return err
 	}
 	sc.fill(r)
 	r.Tokens = m.cfg.Tokens
-	if _, d := m.decideRequest(ctx, r); d != nil {
+	if _, d := m.decideRequest(ctx, r, m.policy.Authorize(ctx, r)); d != nil {
 		m.decisions.denied(ctx, d, r, sc.net.peer)
 		return d
 	}
 	return nil
 }
 
-// connOfPeer finds the connection of the peer in ctx.
-func (m *Mesh) connOfPeer(ctx context.Context, r *policy.Request) (*serverConn, error) {
-	p, _ := PeerFromContext(ctx)
+// connOfPeer finds a peer's connection.
+func (m *Mesh) connOfPeer(p Peer, layer policy.Layer) (*serverConn, error) {
 	if p.conn == nil || p.conn.mesh != m {
 		return nil, &DeniedError{
 			Source: p.ID.String(), Destination: m.service,
-			Decision: policy.Decision{Rule: -1, Layer: r.Layer, Reason: "the request did not come in by a listener of this mesh"},
+			Decision: policy.Decision{Rule: -1, Layer: layer, Reason: "the request did not come in by a listener of this mesh"},
 		}
 	}
 	return p.conn, nil
@@ -47,9 +47,8 @@ func (m *Mesh) decide(ctx context.Context, r *policy.Request) (policy.Decision, 
 // retryTime bounds how long a request waits for what its decision lacks, an issuer's keys for example.
 const retryTime = 2 * time.Second
 
-// decideRequest is decide for a request that can wait a little.
-func (m *Mesh) decideRequest(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
-	dec := m.policy.Authorize(ctx, r)
+// decideRequest acts on what the rules said of a request, which can wait a little.
+func (m *Mesh) decideRequest(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
 	if mayChange(dec) {
 		wait, cancel := context.WithTimeout(ctx, retryTime)
 		defer cancel()

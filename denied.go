@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	// deniedHeader carries a DeniedError on a 403 response, and in a gRPC call's trailer.
+	// deniedHeader carries a DeniedError on a 403 response.
 	deniedHeader = "Mesh-Denied"
 	// maxDeniedHeader bounds what is written and what is believed. Clients and servers limit
 	// all headers of a message together.

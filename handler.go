@@ -62,13 +62,16 @@ func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc 
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
 	default:
 	}
-	ctx, done, d := sc.admitHTTP(w, r, path, host)
-	if d != nil {
+	c := &webCall{conn: sc, w: w, r: r}
+	c.parent, c.peer = r.Context(), &sc.net.peer
+	c.req = policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: path, Host: host, Header: r.Header}
+	c.of, c.borrowed = c, true
+	if d := sc.admit(c.parent, &c.inflight); d != nil {
 		writeDenied(w, r, d)
 		return
 	}
-	defer done()
-	r = r.WithContext(ContextWithPeer(ctx, sc.net.peer))
+	defer c.returned()
+	r = r.WithContext(c)
 	r.Host = host
 	if r.URL.Host != "" {
 		r.URL.Host = host // the target was in the absolute form

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/intramesh/mesh/policy"
@@ -12,17 +11,26 @@ import (
 
 // inflight is one request under way, decided again with its connection.
 type inflight struct {
-	req policy.Request
-	// cut ends the request. It is called with serverConn.mu held and at most once.
-	cut   func(*DeniedError)
+	req   policy.Request
+	of    requestOwner
 	timer *time.Timer // decides again what was allowed for a time only; may be nil
 
+	// next and prev link the requests of a connection; listed says that it is one of them.
+	next, prev *inflight
+	listed     bool
 	// deciding is set until it is let in, which may take a moment; again when it is to be decided once more then.
 	deciding, again bool
+	// borrowed says that req.Header is the handler's as soon as the request is let in.
+	borrowed bool
 }
 
-// cutGrace is left to a handler of a protocol without a way to break one request, before its connection is closed.
-const cutGrace = 50 * time.Millisecond
+// requestOwner is what a request is to its protocol.
+type requestOwner interface {
+	// header returns the headers, nil when they are unavailable; it is asked when a rule looks at them, and req has none.
+	header() http.Header
+	// cut ends the request. It is called with serverConn.mu held and at most once.
+	cut(d *DeniedError)
+}
 
 // admit registers a request and then decides it, in this order: a change of the rules at any moment finds it. The caller
 // owes end, unless the request is denied.
@@ -30,38 +38,78 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 	sc.fill(&f.req)
 	f.req.Tokens = sc.mesh.cfg.Tokens
 	f.deciding = true
-	sc.mu.Lock()
-	if sc.inflight == nil {
-		sc.inflight = make(map[*inflight]struct{})
+	if f.req.Header == nil && !sc.mesh.headersUnused.Load() {
+		f.req.Header = f.of.header()
 	}
+	sc.mu.Lock()
 	if sc.upgraded != nil {
-		delete(sc.inflight, sc.upgraded) // it was answered after all: another request came after it
+		sc.unlist(sc.upgraded) // it was answered after all: another request came after it
 		sc.upgraded = nil
 	}
-	sc.inflight[f] = struct{}{}
+	sc.list(f)
 	sc.mu.Unlock()
 	for {
-		dec, denied := sc.mesh.decideRequest(ctx, &f.req)
+		dec := sc.mesh.policy.Authorize(ctx, &f.req)
+		if hint := &sc.mesh.headersUnused; hint.Load() != dec.HeadersUnused {
+			hint.Store(dec.HeadersUnused)
+		}
+		if !dec.HeadersUnused && f.req.Header == nil {
+			if f.req.Header = f.of.header(); f.req.Header != nil {
+				continue
+			}
+		}
+		dec, denied := sc.mesh.decideRequest(ctx, &f.req, dec)
 		if denied != nil {
 			sc.end(f)
 			sc.mesh.decisions.denied(ctx, denied, &f.req, sc.net.peer)
 			return denied
 		}
-		if sc.letIn(f, dec.NotAfter) {
+		if sc.letIn(f, dec) {
 			return nil
 		}
 	}
 }
 
+func (sc *serverConn) list(f *inflight) {
+	f.listed, f.prev, f.next = true, nil, sc.inflight
+	if f.next != nil {
+		f.next.prev = f
+	}
+	sc.inflight = f
+}
+
+func (sc *serverConn) unlist(f *inflight) {
+	if !f.listed {
+		return
+	}
+	f.listed = false
+	if f.next != nil {
+		f.next.prev = f.prev
+	}
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		sc.inflight = f.next
+	}
+	f.next, f.prev = nil, nil // others may be kept longer than f, or not as long
+}
+
 // letIn reports whether the decision about f still counts: what is to be decided again was not when it was taken.
-func (sc *serverConn) letIn(f *inflight, until time.Time) bool {
+func (sc *serverConn) letIn(f *inflight, dec policy.Decision) bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	f.deciding, f.again = f.again, false
 	if f.deciding {
 		return false
 	}
-	sc.limit(f, until)
+	switch {
+	case !f.borrowed:
+	case dec.HeadersUnused:
+		f.req.Header = nil // should rules come to look at them, they are unavailable
+	default:
+		f.req.Header = maps.Clone(f.req.Header)
+	}
+	sc.limit(f, dec.NotAfter)
 	return true
 }
 
@@ -71,7 +119,7 @@ func (sc *serverConn) limit(f *inflight, until time.Time) {
 		f.timer.Stop()
 		f.timer = nil
 	}
-	if _, ok := sc.inflight[f]; ok && !until.IsZero() {
+	if f.listed && !until.IsZero() {
 		f.timer = time.AfterFunc(time.Until(until), func() { sc.recheckRequest(sc.mesh.ctx, f) })
 	}
 }
@@ -80,7 +128,7 @@ func (sc *serverConn) limit(f *inflight, until time.Time) {
 func (sc *serverConn) end(f *inflight) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	delete(sc.inflight, f)
+	sc.unlist(f)
 	sc.lastEnd = time.Now()
 	if f.timer != nil {
 		f.timer.Stop()
@@ -98,8 +146,8 @@ func (sc *serverConn) keep(f *inflight) {
 // recheckRequests ends the requests under way that are no longer allowed.
 func (sc *serverConn) recheckRequests(ctx context.Context) {
 	sc.mu.Lock()
-	all := make([]*inflight, 0, len(sc.inflight))
-	for f := range sc.inflight {
+	var all []*inflight
+	for f := sc.inflight; f != nil; f = f.next {
 		if f.deciding {
 			f.again = true
 		} else {
@@ -113,20 +161,26 @@ func (sc *serverConn) recheckRequests(ctx context.Context) {
 }
 
 func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
-	dec := sc.mesh.policy.Authorize(ctx, &f.req)
+	r := &f.req
+	dec := sc.mesh.policy.Authorize(ctx, r)
+	if !dec.HeadersUnused && r.Header == nil {
+		if h := f.of.header(); h != nil {
+			dup := *r // others may be looking at it
+			r, dup.Header = &dup, h
+			dec = sc.mesh.policy.Authorize(ctx, r)
+		}
+	}
 	if mayChange(dec) {
 		// Others must not wait with it.
-		sc.mesh.spawn(func() { sc.settle(sc.mesh.ctx, f, sc.mesh.decideRequest) })
+		sc.mesh.spawn(func() { sc.settle(sc.mesh.ctx, f, r, dec) })
 		return
 	}
-	sc.settle(ctx, f, func(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
-		return sc.mesh.decided(ctx, r, dec)
-	})
+	sc.settle(ctx, f, r, dec)
 }
 
 // settle acts on a decision about a request under way.
-func (sc *serverConn) settle(ctx context.Context, f *inflight, decide func(context.Context, *policy.Request) (policy.Decision, *DeniedError)) {
-	dec, denied := decide(ctx, &f.req)
+func (sc *serverConn) settle(ctx context.Context, f *inflight, r *policy.Request, dec policy.Decision) {
+	dec, denied := sc.mesh.decideRequest(ctx, r, dec)
 	if denied != nil {
 		sc.cutRequest(ctx, f, denied)
 		return
@@ -139,83 +193,17 @@ func (sc *serverConn) settle(ctx context.Context, f *inflight, decide func(conte
 func (sc *serverConn) cutRequest(ctx context.Context, f *inflight, d *DeniedError) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	if _, ok := sc.inflight[f]; !ok {
+	if !f.listed {
 		return // it is over
 	}
-	delete(sc.inflight, f)
+	sc.unlist(f)
 	sc.mesh.decisions.cut(ctx, d, &f.req, sc.net.peer)
-	f.cut(d)
+	f.of.cut(d)
 }
 
 // busy reports whether requests are under way, and when the last one ended; the zero time is never.
 func (sc *serverConn) busy() (bool, time.Time) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	return len(sc.inflight) > 0, sc.lastEnd
-}
-
-// admitHTTP admits an HTTP request. The context it returns is cancelled, with the *DeniedError as its cause, when the
-// request is no longer allowed; reading and writing its bodies fails then.
-func (sc *serverConn) admitHTTP(w http.ResponseWriter, r *http.Request, path, host string) (context.Context, func(), *DeniedError) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	f := &inflight{req: policy.Request{
-		Layer: policy.LayerHTTP, Method: r.Method, Path: path, Host: host,
-		Header: maps.Clone(r.Header), // the handler may change its own
-	}}
-	f.cut = func(d *DeniedError) {
-		cancel(d)
-		if r.ProtoMajor < 2 {
-			_ = sc.net.Close() // one request at a time: the connection is the request
-			return
-		}
-		// The handler has not returned, or f would be gone: the stream is there to be reset.
-		past, rc := time.Unix(1, 0), http.NewResponseController(w)
-		_ = rc.SetReadDeadline(past)
-		_ = rc.SetWriteDeadline(past)
-	}
-	if d := sc.admit(ctx, f); d != nil {
-		cancel(d)
-		return nil, nil, d
-	}
-	return ctx, func() {
-		if r.ProtoMajor == 1 && r.Header.Get("Upgrade") != "" && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") {
-			sc.keep(f)
-			return
-		}
-		sc.end(f)
-		cancel(nil)
-	}, nil
-}
-
-// Admit decides a request like [Mesh.Authorize] does, and again for as long as it is under way: the context
-// it returns is cancelled, with a *DeniedError as its cause, when the request is no longer allowed. If the request goes on
-// nevertheless, its connection is closed. The caller calls done when the request is over. For adapters.
-func (m *Mesh) Admit(ctx context.Context, r *policy.Request) (_ context.Context, done func(), _ error) {
-	sc, err := m.connOfPeer(ctx, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	f := &inflight{req: *r}
-	over := make(chan struct{})
-	f.cut = func(d *DeniedError) {
-		cancel(d)
-		m.spawn(func() {
-			select {
-			case <-over:
-			case <-time.After(cutGrace):
-				_ = sc.net.Close()
-			case <-m.ctx.Done():
-			}
-		})
-	}
-	if d := sc.admit(ctx, f); d != nil {
-		cancel(d)
-		return nil, nil, d
-	}
-	return ctx, func() {
-		close(over)
-		sc.end(f)
-		cancel(nil)
-	}, nil
+	return sc.inflight != nil, sc.lastEnd
 }

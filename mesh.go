@@ -89,9 +89,11 @@ type Mesh struct {
 	buffers   *buffers
 	conns     *connTable
 	decisions *decisionLog
-	dialed    dialedConns
-	balance   *balancers
-	control   controlConn
+	// headersUnused is what the last decision about a request said: what to expect of the next.
+	headersUnused atomic.Bool
+	dialed        dialedConns
+	balance       *balancers
+	control       controlConn
 
 	draining  chan struct{}
 	drainOnce sync.Once

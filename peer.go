@@ -57,8 +57,13 @@ type peerKey struct{}
 // PeerFromContext returns the caller of the request that ctx belongs to: within a handler that
 // [Mesh.Handler] wraps, or a gRPC method behind meshgrpc.
 func PeerFromContext(ctx context.Context) (Peer, bool) {
-	p, ok := ctx.Value(peerKey{}).(Peer)
-	return p, ok
+	switch p := ctx.Value(peerKey{}).(type) {
+	case Peer:
+		return p, true
+	case *Peer: // a callContext's
+		return *p, true
+	}
+	return Peer{}, false
 }
 
 // ContextWithPeer returns a context in which [PeerFromContext] finds p. Adapters and tests of

@@ -3,6 +3,8 @@ package mesh
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -45,15 +47,16 @@ type problem struct {
 // writeDenied answers a request with the denial: 403 and a problem document, or what gRPC expects.
 func writeDenied(w http.ResponseWriter, r *http.Request, d *DeniedError) {
 	h := w.Header()
-	h.Set(deniedHeader, encodeDenied(d))
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		// A response of headers alone; gRPC over HTTP2, "Responses".
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", "7") // PERMISSION_DENIED
 		h.Set("Grpc-Message", url.PathEscape(d.Error()))
+		h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(grpcDenied(d)))
 		w.WriteHeader(http.StatusOK)
 		return
 	}
+	h.Set(deniedHeader, encodeDenied(d))
 	body, err := json.Marshal(problem{
 		Type: "about:blank", Title: "Denied by the rules of the mesh", Status: http.StatusForbidden, Detail: d.Error(), Denied: d,
 	})
@@ -65,4 +68,17 @@ func writeDenied(w http.ResponseWriter, r *http.Request, d *DeniedError) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusForbidden)
 	_, _ = w.Write(append(body, '\n'))
+}
+
+// grpcDenied is the denial as a google.rpc.Status in protobuf, as package meshgrpc sends it: with a google.rpc.ErrorInfo, in whose
+// metadata the denial is (https://google.aip.dev/193#errorinfo).
+func grpcDenied(d *DeniedError) []byte {
+	field := func(to []byte, number byte, value string) []byte {
+		to = binary.AppendUvarint(append(to, number<<3|2), uint64(len(value)))
+		return append(to, value...)
+	}
+	entry := field(field(nil, 1, "mesh-denied"), 2, encodeDenied(d))
+	info := field(field(field(nil, 1, "MESH_DENIED"), 2, "github.com/intramesh/mesh"), 3, string(entry))
+	detail := field(field(nil, 1, "type.googleapis.com/google.rpc.ErrorInfo"), 2, string(info))
+	return field(field([]byte{1 << 3, 7}, 2, d.Error()), 3, string(detail)) // the code is PERMISSION_DENIED
 }

@@ -22,9 +22,9 @@ type serverConn struct {
 	denied   atomic.Pointer[DeniedError] // set when it is being refused
 
 	mu       sync.Mutex
-	inflight map[*inflight]struct{} // requests under way
-	upgraded *inflight              // one of them, kept after its handler returned
-	lastEnd  time.Time              // when the last of them ended
+	inflight *inflight // requests under way, the newest first
+	upgraded *inflight // one of them, kept after its handler returned
+	lastEnd  time.Time // when the last of them ended
 }
 
 // connTable holds every accepted connection, so that no connection is open and unknown.

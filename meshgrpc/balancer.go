@@ -108,8 +108,10 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		use.Done()
 		return res, err
 	}
-	start, done := time.Now(), res.Done
+	// The closure holds a copy, and so is the only thing to allocate.
+	start, done, held := time.Now(), res.Done, use
 	res.Done = func(di balancer.DoneInfo) {
+		use := held
 		report(&use, di, latency(info.Ctx, start))
 		use.Done()
 		if done != nil {

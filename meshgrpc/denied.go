@@ -2,17 +2,21 @@ package meshgrpc
 
 import (
 	"context"
-	"slices"
 
 	"github.com/intramesh/mesh"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
-// deniedKey is the trailer that carries the denial.
-const deniedKey = "mesh-denied"
+// A denial travels in the details of the status, as a google.rpc.ErrorInfo
+// (https://google.aip.dev/193#errorinfo) of this reason and domain, whose metadata has it under deniedKey.
+const (
+	deniedReason = "MESH_DENIED"
+	deniedDomain = "github.com/intramesh/mesh"
+	deniedKey    = "mesh-denied"
+)
 
 // deniedError is a *mesh.DeniedError that is a gRPC status as well.
 type deniedError struct {
@@ -21,33 +25,42 @@ type deniedError struct {
 }
 
 func newDeniedError(d *mesh.DeniedError) *deniedError {
-	return &deniedError{d, status.New(codes.PermissionDenied, d.Error())}
+	bare := status.New(codes.PermissionDenied, d.Error())
+	s, err := bare.WithDetails(&errdetails.ErrorInfo{
+		Reason: deniedReason, Domain: deniedDomain, Metadata: map[string]string{deniedKey: d.Encode()},
+	})
+	if err != nil { // it is not UTF-8
+		s = bare
+	}
+	return &deniedError{d, s}
 }
 
 func (e *deniedError) Error() string              { return e.status.Err().Error() }
 func (e *deniedError) Unwrap() error              { return e.denied }
 func (e *deniedError) GRPCStatus() *status.Status { return e.status }
 
-// explain finds out whether err is a denial by the mesh of the server, which may say so in the
-// trailer, and not one by the application.
-func explain(err error, trailer metadata.MD) error {
-	v := trailer.Get(deniedKey)
-	if len(v) != 1 || status.Code(err) != codes.PermissionDenied {
+// explain finds out whether err is a denial by the mesh of the server, which says so in the details, and not one by the
+// application.
+func explain(err error) error {
+	s := status.Convert(err)
+	if s.Code() != codes.PermissionDenied {
 		return err
 	}
-	d, ok := mesh.ParseDenied(v[0])
-	if !ok {
-		return err
+	for _, detail := range s.Details() {
+		i, ok := detail.(*errdetails.ErrorInfo)
+		if !ok || i.GetReason() != deniedReason || i.GetDomain() != deniedDomain {
+			continue
+		}
+		if d, ok := mesh.ParseDenied(i.GetMetadata()[deniedKey]); ok {
+			return &deniedError{d, s}
+		}
 	}
-	return &deniedError{d, status.Convert(err)}
+	return err
 }
 
 func unaryClientInterceptor(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	var trailer metadata.MD
-	// Appended to a slice of our own: the caller may use its one again.
-	opts = append(slices.Clip(opts), grpc.Trailer(&trailer))
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
-		return explain(err, trailer)
+		return explain(err)
 	}
 	return nil
 }
@@ -65,7 +78,7 @@ type clientStream struct{ grpc.ClientStream }
 // RecvMsg is where a stream's status comes out, whatever failed.
 func (s *clientStream) RecvMsg(m any) error {
 	if err := s.ClientStream.RecvMsg(m); err != nil {
-		return explain(err, s.Trailer())
+		return explain(err)
 	}
 	return nil
 }

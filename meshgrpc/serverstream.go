@@ -12,15 +12,18 @@ type serverStream struct {
 	call *call
 }
 
-func (s *serverStream) Context() context.Context { return s.call.ctx }
+func (s *serverStream) Context() context.Context { return s.call }
 
 func (s *serverStream) SendMsg(m any) error { return s.explain(s.ServerStream.SendMsg(m)) }
 
 func (s *serverStream) RecvMsg(m any) error { return s.explain(s.ServerStream.RecvMsg(m)) }
 
 func (s *serverStream) explain(err error) error {
-	if denied := s.call.denied(); err != nil && denied != nil {
-		return denied
+	if err == nil {
+		return nil
+	}
+	if d := s.call.denied(); d != nil {
+		return newDeniedError(d)
 	}
 	return err
 }
