@@ -54,7 +54,9 @@ func TestRulesSeeTheHeadersThatCameIn(t *testing.T) {
 			t.Error("the request ended although all are allowed")
 		}
 		kept.Body.Close()
-		_ = <-ended
+		if err := <-ended; errors.As(err, new(*mesh.DeniedError)) {
+			t.Error(err)
+		}
 
 		open("prod")
 		n.SetRules(t, allowProd)
@@ -62,7 +64,9 @@ func TestRulesSeeTheHeadersThatCameIn(t *testing.T) {
 			t.Error("a request whose headers are not known passes a rule that looks at them")
 		}
 		open("prod").Body.Close()
-		_ = <-ended
+		if err := <-ended; errors.As(err, new(*mesh.DeniedError)) {
+			t.Error(err)
+		}
 	})
 }
 
