@@ -11,19 +11,34 @@ import (
 
 // reset tells the peer why it is cut off, then closes. It blocks for at most a second or so.
 func (c *conn) reset(d *DeniedError) {
+	if c.fail(d) {
+		c.tell(d)
+		c.finish()
+	}
+}
+
+// fail ends both directions for the application: nothing more is read, and no Write begins. It reports whether it was the first, who
+// then owes tell and finish, or to close the connection below.
+func (c *conn) fail(d *DeniedError) bool {
 	if !c.failure.CompareAndSwap(nil, d) {
-		return
+		return false
 	}
 	_ = c.net.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
-	defer c.net.Close()
+	return true
+}
+
+// tell sends the reason, if there is a chance to. It blocks for two resetWait at most.
+func (c *conn) tell(d *DeniedError) {
 	t := time.NewTimer(resetWait)
 	defer t.Stop()
 	select {
 	case c.writing <- struct{}{}: // kept: nobody writes after a reset
 	case <-t.C:
+		_ = c.net.Close()
 		return
 	}
 	if c.net.spilling() {
+		_ = c.net.Close()
 		return
 	}
 	payload, err := json.Marshal(d)
@@ -34,12 +49,17 @@ func (c *conn) reset(d *DeniedError) {
 	putHeader(b, frameReset, len(payload))
 	_ = c.net.SetWriteDeadline(time.Now().Add(resetWait))
 	if _, err := c.tls.Write(append(b, payload...)); err != nil {
-		return
+		_ = c.net.Close()
 	}
+}
+
+// finish closes the connection when the peer has had the time to read what tell sent.
+func (c *conn) finish() {
 	// Until the reader has left, linger would share the deadline with it, and what comes in.
 	c.rmu.Lock()
 	c.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
 	c.net.linger()
+	_ = c.net.Close()
 }
 
 // linger lets what was written reach the peer: closing a TCP socket with unread input would

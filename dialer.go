@@ -125,7 +125,7 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {
 		raw := newConn(tc, n, m.buffers)
-		c, end = raw, func(d *DeniedError) { m.spawn(func() { raw.reset(d) }) }
+		c, end = raw, func(d *DeniedError) { m.farewells.add(m, raw, d) }
 	}
 	m.dialed.established(n, end)
 	if err := m.revoked(n.peer); err != nil { // since the handshake

@@ -233,6 +233,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	} else {
 		sc.deferred = l.mesh.defers(l.port)
 	}
+	sc.key = connKey{source: n.peer.ID, addr: n.peer.Addr.Addr(), port: l.port, deferred: sc.deferred}
 	if !sc.register() {
 		_ = n.Close() // the mesh is closing
 		return
@@ -245,7 +246,7 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		return
 	}
 	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {
-		sc.denied.Store(d)
+		l.mesh.conns.refuse(sc)
 		l.mesh.decisions.denied(l.ctx, d, sc.request(), n.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)
 		return

@@ -92,6 +92,7 @@ type Mesh struct {
 	// headersUnused is what the last decision about a request said: what to expect of the next.
 	headersUnused atomic.Bool
 	dialed        dialedConns
+	farewells     farewells
 	balance       *balancers
 	control       controlConn
 

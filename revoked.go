@@ -17,13 +17,15 @@ func (m *Mesh) revoked(p Peer) error {
 }
 
 // cutRevoked ends all open connections, accepted or dialed, of peers whose certificates have been revoked.
-func (m *Mesh) cutRevoked() {
+func (m *Mesh) cutRevoked(p *pace) {
 	for _, sc := range m.conns.all() {
 		if err := m.revoked(sc.net.peer); err != nil {
 			sc.cutUntrusted(err)
 		}
+		p.rest()
 	}
 	for n, end := range m.dialed.all() {
+		p.rest()
 		err := m.revoked(n.peer)
 		if err == nil {
 			continue

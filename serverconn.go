@@ -1,11 +1,8 @@
 package mesh
 
 import (
-	"context"
 	"math"
-	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh/policy"
@@ -16,81 +13,16 @@ type serverConn struct {
 	mesh     *Mesh
 	net      *netConn
 	port     string
-	raw      *conn                       // nil for HTTP and plain TLS
-	deferred bool                        // its requests are decided one by one
-	relay    bool                        // a member's question, see relay.go: no rule is about it
-	denied   atomic.Pointer[DeniedError] // set when it is being refused
+	raw      *conn // nil for HTTP and plain TLS
+	deferred bool  // its requests are decided one by one
+	relay    bool  // a member's question, see relay.go: no rule is about it
+
+	key connKey // guarded by the table's mutex once it is there
 
 	mu       sync.Mutex
 	inflight *inflight // requests under way, the newest first
 	upgraded *inflight // one of them, kept after its handler returned
 	lastEnd  time.Time // when the last of them ended
-}
-
-// connTable holds every accepted connection, so that no connection is open and unknown.
-type connTable struct {
-	mu     sync.Mutex
-	conns  map[net.Addr]*serverConn // by the pointer that netConn.local is
-	closed bool
-	idle   chan struct{} // closed when the table is empty and closed
-}
-
-func newConnTable() *connTable {
-	return &connTable{conns: make(map[net.Addr]*serverConn), idle: make(chan struct{})}
-}
-
-// add fails when the mesh is closing.
-func (t *connTable) add(sc *serverConn) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return false
-	}
-	t.conns[sc.net.local] = sc
-	return true
-}
-
-func (t *connTable) remove(sc *serverConn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.conns, sc.net.local)
-	t.checkIdle()
-}
-
-func (t *connTable) checkIdle() {
-	if t.closed && len(t.conns) == 0 {
-		select {
-		case <-t.idle:
-		default:
-			close(t.idle)
-		}
-	}
-}
-
-// close stops additions; the channel is closed once the last connection is gone.
-func (t *connTable) close() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.closed = true
-	t.checkIdle()
-	return t.idle
-}
-
-func (t *connTable) all() []*serverConn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make([]*serverConn, 0, len(t.conns))
-	for _, sc := range t.conns {
-		all = append(all, sc)
-	}
-	return all
-}
-
-// find returns the connection whose LocalAddr a is.
-func (t *connTable) find(a net.Addr) *serverConn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.conns[a]
 }
 
 // register makes the connection known until it is closed. It fails when the mesh is closing.
@@ -156,25 +88,6 @@ func (sc *serverConn) cutUntrusted(err error) {
 	})
 }
 
-// recheck closes the connection when it is no longer allowed, or those of its requests that are not.
-func (sc *serverConn) recheck(ctx context.Context) {
-	if sc.relay {
-		return
-	}
-	_, d := sc.mesh.decide(ctx, sc.request())
-	if sc.denied.Load() != nil {
-		if d == nil && sc.raw == nil {
-			_ = sc.net.Close() // it waits to be told no for its first request, which was right until now: it may connect anew
-		}
-		return
-	}
-	if d != nil {
-		sc.cut(d)
-		return
-	}
-	sc.recheckRequests(ctx)
-}
-
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
 func (sc *serverConn) cut(d *DeniedError) {
 	sc.mesh.decisions.cut(sc.mesh.ctx, d, sc.request(), sc.net.peer)
@@ -183,5 +96,5 @@ func (sc *serverConn) cut(d *DeniedError) {
 		_ = sc.net.Close() // nothing to do about it
 		return
 	}
-	sc.mesh.spawn(func() { sc.raw.reset(d) })
+	sc.mesh.farewells.add(sc.mesh, sc.raw, d)
 }

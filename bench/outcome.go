@@ -111,7 +111,7 @@ func format(figure string, v float64) string {
 		return "–"
 	}
 	switch figure {
-	case figTime, figWorst, figApply, figP50, figP99, figCPU, figPause:
+	case figTime, figWorst, figApply, figP50, figP99, figCPU, figPause, figCalm:
 		return duration(v)
 	case figSize:
 		return fmt.Sprintf("%.2f MiB", v/(1<<20))

@@ -1,0 +1,142 @@
+package mesh
+
+import (
+	"iter"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// connTable holds every accepted connection, so that no connection is open and unknown. Those about which the rules are asked
+// the very same question are a group: however many there are, it is asked once.
+type connTable struct {
+	mu     sync.Mutex
+	conns  map[net.Addr]*serverConn // by the pointer that netConn.local is
+	groups map[connKey]map[*serverConn]struct{}
+	closed bool
+	idle   chan struct{} // closed when the table is empty and closed
+}
+
+// connKey is all that a decision about a connection depends on, but the service, which is ours.
+type connKey struct {
+	source   spiffeid.ID
+	addr     netip.Addr
+	port     string
+	deferred bool
+	refused  bool // it is being told no
+}
+
+func (k connKey) request(service string) *policy.Request {
+	return &policy.Request{
+		Layer: policy.LayerConnection, Deferred: k.deferred,
+		Source: k.source, SourceAddr: k.addr, Destination: service, Port: k.port,
+	}
+}
+
+func newConnTable() *connTable {
+	return &connTable{
+		conns: make(map[net.Addr]*serverConn), groups: make(map[connKey]map[*serverConn]struct{}),
+		idle: make(chan struct{}),
+	}
+}
+
+// add fails when the mesh is closing.
+func (t *connTable) add(sc *serverConn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.conns[sc.net.local] = sc
+	t.join(sc)
+	return true
+}
+
+func (t *connTable) join(sc *serverConn) {
+	if sc.relay {
+		return // no rule is about it
+	}
+	if t.groups[sc.key] == nil {
+		t.groups[sc.key] = make(map[*serverConn]struct{})
+	}
+	t.groups[sc.key][sc] = struct{}{}
+}
+
+func (t *connTable) leave(sc *serverConn) {
+	delete(t.groups[sc.key], sc)
+	if len(t.groups[sc.key]) == 0 {
+		delete(t.groups, sc.key)
+	}
+}
+
+// refuse marks a connection as one that is being told no.
+func (t *connTable) refuse(sc *serverConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, open := t.conns[sc.net.local]; open {
+		t.leave(sc)
+		sc.key.refused = true
+		t.join(sc)
+	}
+}
+
+func (t *connTable) remove(sc *serverConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, sc.net.local)
+	t.leave(sc)
+	t.checkIdle()
+}
+
+func (t *connTable) checkIdle() {
+	if t.closed && len(t.conns) == 0 {
+		select {
+		case <-t.idle:
+		default:
+			close(t.idle)
+		}
+	}
+}
+
+// close stops additions; the channel is closed once the last connection is gone.
+func (t *connTable) close() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.checkIdle()
+	return t.idle
+}
+
+func (t *connTable) all() []*serverConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return collect(maps.Values(t.conns), len(t.conns))
+}
+
+// keys returns those of all groups.
+func (t *connTable) keys() []connKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return collect(maps.Keys(t.groups), len(t.groups))
+}
+
+// group returns the connections with a key.
+func (t *connTable) group(k connKey) []*serverConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return collect(maps.Keys(t.groups[k]), len(t.groups[k]))
+}
+
+func collect[T any](seq iter.Seq[T], n int) []T { return slices.AppendSeq(make([]T, 0, n), seq) }
+
+// find returns the connection whose LocalAddr a is.
+func (t *connTable) find(a net.Addr) *serverConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conns[a]
+}
