@@ -70,3 +70,6 @@ type EnrolRequest struct {
 type EnrolAnswer struct {
 	OTT string `json:"ott"`
 }
+
+// EnrolAudience is whom a proof of kind [ProofX509] is for.
+func EnrolAudience(trustDomain string) string { return "mesh:" + trustDomain }
