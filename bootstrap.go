@@ -40,6 +40,10 @@ type Bootstrap struct {
 	// KubernetesToken is the file of a projected service-account token to enrol with instead. It is read
 	// at each use.
 	KubernetesToken string `json:"kubernetes_token,omitempty"`
+	// CertFile and KeyFile are PEM files of a certificate, of an authority that the control plane has been told
+	// of, to enrol with instead. They are read at each use.
+	CertFile string `json:"cert_file,omitempty"`
+	KeyFile  string `json:"key_file,omitempty"`
 }
 
 const (

@@ -56,9 +56,6 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 		URL: b.CA, EnrolURL: b.Enrol, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
 		DialContext: m.cfg.Network.DialContext,
 	}
-	if b.KubernetesToken != "" {
-		cfg.Prove = identity.KubernetesToken(b.KubernetesToken)
-	}
 	if service := cmp.Or(m.cfg.Service, b.Service); service != "" {
 		td, err := spiffeid.TrustDomainFromString(b.TrustDomain)
 		if err != nil {
@@ -67,6 +64,12 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 		if cfg.ID, err = spiffeid.FromPath(td, "/"+service); err != nil {
 			return fmt.Errorf("Config.Bootstrap: service: %w", err)
 		}
+	}
+	switch {
+	case b.KubernetesToken != "":
+		cfg.Prove = identity.KubernetesToken(b.KubernetesToken)
+	case b.CertFile != "":
+		cfg.Prove = identity.X509Proof(b.CertFile, b.KeyFile, cfg.ID)
 	}
 	ca, err := identity.NewStepCA(ctx, cfg)
 	if err != nil {

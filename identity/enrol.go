@@ -88,7 +88,7 @@ func (s *StepCA) enrolment() (*enrolment, error) {
 		e.id, e.token = claims.id, &claims
 	}
 	if e.id.Path() == "" {
-		return nil, errors.New("the token does not say which service this is: name it")
+		return nil, errors.New("nothing says which service this is: set it (Config.Service, or StepCAConfig.ID)")
 	}
 	return e, nil
 }
@@ -138,7 +138,11 @@ func (s *StepCA) obtain(ctx context.Context, e *enrolment, roots *x509bundle.Bun
 	}
 	giveUp := time.Now().Add(patience)
 	for failures := 1; ; failures++ {
-		svid, err := s.trade(ctx, e, req, roots)
+		proof, err := e.prove(ctx, req.sum)
+		if err != nil {
+			return nil, err
+		}
+		svid, err := s.trade(ctx, proof, req, roots)
 		if err == nil || ctx.Err() != nil || time.Now().After(giveUp) {
 			return svid, err
 		}
@@ -153,14 +157,10 @@ func (s *StepCA) obtain(ctx context.Context, e *enrolment, roots *x509bundle.Bun
 	}
 }
 
-func (s *StepCA) trade(ctx context.Context, e *enrolment, req *request, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
-	proof, err := e.prove(ctx, req.sum)
-	if err != nil {
-		return nil, err
-	}
+func (s *StepCA) trade(ctx context.Context, proof Proof, req *request, roots *x509bundle.Bundle) (*x509svid.SVID, error) {
 	var answer wire.EnrolAnswer
-	err = s.enroller.do(ctx, verified(roots), http.MethodPost, "enrolment", wire.PathEnrol, wire.EnrolRequest{
-		Kind: proof.Kind, Proof: proof.Value, Service: ServiceName(e.id), CSR: base64.RawURLEncoding.EncodeToString(req.sum[:]),
+	err := s.enroller.do(ctx, verified(roots), http.MethodPost, "enrolment", wire.PathEnrol, wire.EnrolRequest{
+		Kind: proof.Kind, Proof: proof.Value, Service: ServiceName(req.id), CSR: base64.RawURLEncoding.EncodeToString(req.sum[:]),
 	}, &answer)
 	if err != nil {
 		return nil, err

@@ -25,6 +25,7 @@ import (
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/memnet"
 	"github.com/intramesh/mesh/internal/testca"
+	"github.com/intramesh/mesh/internal/wire"
 )
 
 const fakeURL = "https://10.0.0.1:9000"
@@ -42,6 +43,8 @@ type fakeCA struct {
 	answer map[string]http.HandlerFunc // instead of the usual, by path
 	edit   func(*x509.Certificate)
 	used   map[string]bool
+	proof  string            // that is traded for one-time tokens
+	bound  map[string]string // one-time tokens to requests
 	calls  []call
 
 	client *memnet.Host
@@ -58,7 +61,7 @@ func newFakeCA(t *testing.T) *fakeCA {
 	ca := newCA(t, "prod.example")
 	f := &fakeCA{
 		CA: ca, life: 24 * time.Hour, roots: []*x509.Certificate{ca.Root},
-		answer: map[string]http.HandlerFunc{}, used: map[string]bool{},
+		answer: map[string]http.HandlerFunc{}, used: map[string]bool{}, bound: map[string]string{},
 	}
 	network := memnet.New()
 	f.client = network.Host(netip.MustParseAddr("10.0.0.2"))
@@ -152,7 +155,7 @@ func (f *fakeCA) seen(path string) []call {
 }
 
 func (f *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var body struct{ CSR, OTT string }
+	var body struct{ CSR, OTT, Proof, Service string }
 	if r.Method == http.MethodPost {
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			refuse(w, http.StatusBadRequest, "bad JSON")
@@ -183,6 +186,14 @@ func (f *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			crts = append(crts, certPEM(root))
 		}
 		respond(w, http.StatusCreated, map[string]any{"crts": crts})
+	case r.URL.Path == wire.PathEnrol:
+		if f.proof == "" || body.Proof != f.proof {
+			refuse(w, http.StatusUnauthorized, "the token was used already")
+			return
+		}
+		ott := f.token(body.Service)
+		f.bound[ott] = body.CSR
+		respond(w, http.StatusOK, wire.EnrolAnswer{OTT: ott})
 	case r.URL.Path == "/sign" && csr != nil:
 		f.sign(w, csr, body.OTT)
 	case r.URL.Path == "/rekey" && csr != nil:
@@ -204,10 +215,17 @@ func (f *fakeCA) sign(w http.ResponseWriter, csr *x509.CertificateRequest, ott s
 		refuse(w, http.StatusUnauthorized, "The request lacked necessary authorization to be completed.")
 	case len(csr.URIs) != 1 || csr.URIs[0].String() != claims.SANs[0]:
 		refuse(w, http.StatusForbidden, "certificate request does not contain the valid URIs")
+	case f.bound[ott] != "" && f.bound[ott] != hash(csr):
+		refuse(w, http.StatusForbidden, "certificate request fingerprint does not match")
 	default:
 		f.used[ott] = true
 		f.issue(w, csr.URIs, csr)
 	}
+}
+
+func hash(csr *x509.CertificateRequest) string {
+	sum := sha256.Sum256(csr.Raw)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 func (f *fakeCA) issue(w http.ResponseWriter, uris []*url.URL, csr *x509.CertificateRequest) {
