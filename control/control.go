@@ -25,6 +25,7 @@ import (
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/enrol"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/discovery/gossip"
 )
@@ -52,6 +53,7 @@ type Server struct {
 	bundleKey ed25519.PrivateKey
 
 	ca     *ca.CA
+	gate   *enrol.Gate
 	db     store.DB
 	rules  *store.RuleBook
 	pub    *publisher
@@ -158,7 +160,10 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 		return err
 	}
 	s.listens.CA = ln.Addr().String()
-	srv := s.ca.Server()
+	if err := s.startEnrolment(); err != nil {
+		return err
+	}
+	srv := s.ca.Server(s.gate)
 	s.serve("ca", func() error { return srv.ServeTLS(ln, "", "") })
 	s.onClose(shutdown(srv))
 	return nil

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,11 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/admin"
-	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -48,29 +45,6 @@ func (s *Server) startAdmin(ctx context.Context) error {
 	s.serve("admin", func() error { return srv.Serve(ln) })
 	s.onClose(shutdown(srv))
 	return nil
-}
-
-// Token issues a one-time token and tells the addresses.
-func (s operator) Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error) {
-	if ttl == 0 {
-		ttl = s.settings.TokenLifetime
-	}
-	at := s.Addresses()
-	token, err := s.ca.Token(service, at.CA, ttl)
-	if err != nil {
-		return nil, admin.Refuse(http.StatusBadRequest, err)
-	}
-	public, _ := s.bundleKey.Public().(ed25519.PublicKey)
-	s.log.InfoContext(ctx, "token issued", "service", service, "lifetime", ttl)
-	return &mesh.Bootstrap{
-		TrustDomain:     s.settings.TrustDomain,
-		Service:         service,
-		CA:              ca.URL(at.CA),
-		RootFingerprint: s.ca.Fingerprint(),
-		Control:         []string{at.Mesh},
-		BundleKeys:      [][]byte{public},
-		Token:           token,
-	}, nil
 }
 
 // Rules returns all documents.
@@ -128,13 +102,13 @@ func (s operator) Explain(ctx context.Context, q admin.Question) (policy.Explana
 
 func (s operator) request(q admin.Question) (*policy.Request, error) {
 	r := &policy.Request{Destination: q.To, Port: q.Port}
-	if err := ca.CheckService(q.To); err != nil {
+	if err := names.Check(q.To); err != nil {
 		return nil, err
 	}
 	var err error
 	if strings.Contains(q.From, "://") {
 		r.Source, err = spiffeid.FromString(q.From)
-	} else if err = ca.CheckService(q.From); err == nil {
+	} else if err = names.Check(q.From); err == nil {
 		r.Source, err = spiffeid.FromPath(s.ca.TrustDomain(), "/"+q.From)
 	}
 	if err != nil {

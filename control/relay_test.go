@@ -44,7 +44,9 @@ func (p *plane) bootstrap(t *testing.T, service string) (identity.Source, *mesh.
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := identity.NewStepCA(t.Context(), identity.StepCAConfig{URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token})
+	ca, err := identity.NewStepCA(t.Context(), identity.StepCAConfig{
+		URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token, ID: spiffeid.RequireFromString("spiffe://" + b.TrustDomain + "/" + service),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

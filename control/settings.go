@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/enrol"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v4"
@@ -34,9 +35,12 @@ type Settings struct {
 	// Store is where rules, tokens and the records of the certificate authority are: "" for a file in the
 	// directory, or the URL of an etcd cluster ([store.ParseEtcdURL]), which several control planes can share.
 	Store string `yaml:"store"`
-	// TokenLifetime is how long an unused token is valid unless "mesh token" says
+	// TokenLifetime is how long a join token is valid unless "mesh token" says
 	// otherwise, at most a week; the default is 1 h.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
+	// Enrol says who enrols without a token. Files that it names are relative to where the
+	// control plane runs.
+	Enrol enrol.Settings `yaml:"enrol"`
 }
 
 // Listen holds addresses to listen on: "127.0.0.1:7440", or ":7440" for all addresses. Port 0

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/policy"
 )
@@ -34,9 +33,7 @@ func SocketPath(dir string) (string, error) {
 // A Backend does what the interface offers. Its errors go to the operator as they are; wrap them in
 // an [Error] to give them a status.
 type Backend interface {
-	// Token makes a one-time token for service, and what else a process of it needs. A ttl of 0
-	// means the default.
-	Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error)
+	Tokens
 	// Rules returns all documents.
 	Rules(ctx context.Context) (store.Rules, error)
 	// Apply adds and replaces documents, all or none.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/enrol"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/policy"
 	"go.uber.org/goleak"
@@ -25,7 +26,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // backend answers each call with its error.
 type backend struct{ err error }
 
-func (b backend) Token(context.Context, string, time.Duration) (*mesh.Bootstrap, error) {
+func (b backend) CreateToken(context.Context, enrol.Spec) (admin.Created, error) {
+	return admin.Created{}, b.err
+}
+func (b backend) Tokens(context.Context) ([]enrol.Token, error) { return nil, b.err }
+func (b backend) RevokeToken(context.Context, string) (enrol.Token, error) {
+	return enrol.Token{}, b.err
+}
+func (b backend) Bootstrap(context.Context) (*mesh.Bootstrap, error) {
 	return &mesh.Bootstrap{}, b.err
 }
 func (b backend) Rules(context.Context) (store.Rules, error) { return store.Rules{}, b.err }
@@ -62,13 +70,16 @@ func TestErrorsArriveTyped(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := t.Context()
-		var errs [6]error
+		var errs [9]error
 		_, errs[0] = client.Token(ctx, "a", time.Hour)
 		_, errs[1] = client.Rules(ctx)
 		_, errs[2] = client.Apply(ctx, []policy.Document{})
 		_, errs[3] = client.Delete(ctx, []string{"a"})
 		_, errs[4] = client.Members(ctx)
 		_, errs[5] = client.Explain(ctx, admin.Question{})
+		_, errs[6] = client.Tokens(ctx)
+		_, errs[7] = client.RevokeToken(ctx, "a/b")
+		_, errs[8] = client.Bootstrap(ctx)
 		for i, err := range errs {
 			e, ok := errors.AsType[*admin.Error](err)
 			if c.err == nil && err != nil || c.err != nil && (!ok || e.Status != c.status || e.Message != c.err.Error()) {
@@ -94,9 +105,9 @@ func TestHandlerRefuses(t *testing.T) {
 		method, path, body string
 		status             int
 	}{
-		{"POST", "/v1/token", `{"service": "a", "tll": 1}`, http.StatusBadRequest},
-		{"POST", "/v1/token", `{`, http.StatusBadRequest},
-		{"POST", "/v1/token", `{"service": "` + strings.Repeat("a", 1<<17) + `"}`, http.StatusBadRequest},
+		{"POST", "/v1/tokens", `{"services": ["a"], "tll": 1}`, http.StatusBadRequest},
+		{"POST", "/v1/tokens", `{`, http.StatusBadRequest},
+		{"POST", "/v1/tokens", `{"services": "` + strings.Repeat("a", 1<<17) + `"}`, http.StatusBadRequest},
 		{"POST", "/v1/rules", `[{"kind": "Authorization"}]`, http.StatusBadRequest},
 		{"POST", "/v1/rules", `kind: Authorization`, http.StatusBadRequest},
 		{"PUT", "/v1/rules", `[]`, http.StatusMethodNotAllowed},

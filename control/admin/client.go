@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
@@ -64,14 +63,6 @@ func NewClient(dir string) (*Client, error) {
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
-}
-
-// Token returns what a new process of service needs to join, a one-time token included.
-// A ttl of 0 means the control plane's default.
-func (c *Client) Token(ctx context.Context, service string, ttl time.Duration) (*mesh.Bootstrap, error) {
-	var b mesh.Bootstrap
-	err := c.call(ctx, http.MethodPost, "/v1/token", tokenRequest{service, ttl}, &b)
-	return &b, err
 }
 
 // Rules returns all documents and their version.

@@ -6,22 +6,19 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
 )
 
-type tokenRequest struct {
-	Service string        `json:"service"`
-	TTL     time.Duration `json:"ttl,omitempty"` // nanoseconds
-}
-
 // Handler serves a backend to [Client]. Failures that are not the operator's doing are logged.
 func Handler(b Backend, log *slog.Logger) http.Handler {
 	h := handler{b, log}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/token", h.token)
+	mux.HandleFunc("POST /v1/tokens", h.createToken)
+	mux.HandleFunc("GET /v1/tokens", h.tokens)
+	mux.HandleFunc("DELETE /v1/tokens/{id}", h.revokeToken)
+	mux.HandleFunc("GET /v1/bootstrap", h.bootstrap)
 	mux.HandleFunc("GET /v1/rules", h.rules)
 	mux.HandleFunc("POST /v1/rules", h.apply)
 	mux.HandleFunc("DELETE /v1/rules", h.delete)
@@ -33,15 +30,6 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 type handler struct {
 	Backend
 	log *slog.Logger
-}
-
-func (h handler) token(w http.ResponseWriter, r *http.Request) {
-	var q tokenRequest
-	if !h.read(w, r, &q) {
-		return
-	}
-	v, err := h.Token(r.Context(), q.Service, q.TTL)
-	h.answer(w, r, v, err)
 }
 
 func (h handler) rules(w http.ResponseWriter, r *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -39,7 +40,7 @@ func (e enforcer) Enforce(c *x509.Certificate) error {
 	if id.TrustDomain() != e.td {
 		return fmt.Errorf("trust domain %q is not %q", id.TrustDomain().Name(), e.td.Name())
 	}
-	if _, err := serviceID(e.td, strings.TrimPrefix(id.Path(), "/")); err != nil {
+	if _, err := names.Ordinary(e.td, strings.TrimPrefix(id.Path(), "/")); err != nil {
 		return err
 	}
 	if c.IsCA || c.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {

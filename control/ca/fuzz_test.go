@@ -26,7 +26,7 @@ func FuzzSign(f *testing.F) {
 	f.Add("/1.0/rekey", `{"csr":null}`)
 	f.Add("/renew", ``)
 	f.Add("/sign", `{"ott":"a.b.c"}{}`)
-	h := c.Server().Handler
+	h := c.Server(nil).Handler
 	f.Fuzz(func(t *testing.T, path, body string) {
 		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " ?#%\x7f") || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r > '~' }) {
 			return // no request line has it

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/internal/wire"
 	"github.com/smallstep/certificates/api"
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/db"
@@ -26,10 +27,10 @@ import (
 const maxBody = 64 << 10
 
 // Server returns an HTTPS server of the CA's API; the caller gives it a listener by
-// ServeTLS(ln, "", "") and closes it before the CA.
-func (c *CA) Server() *http.Server {
+// ServeTLS(ln, "", "") and closes it before the CA. enrol, if not nil, serves [wire.PathEnrol] beside it.
+func (c *CA) Server(enrol http.Handler) *http.Server {
 	return &http.Server{
-		Handler: c.handler(),
+		Handler: c.handler(enrol),
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: c.serverCertificate,
@@ -49,9 +50,13 @@ func (c *CA) Server() *http.Server {
 
 // handler serves step-ca's API, at its root and below /1.0 as step-ca does. What is not
 // listed here (SSH, ACME, provisioners and their encrypted keys, administration) is not there.
-func (c *CA) handler() http.Handler {
+func (c *CA) handler(enrol http.Handler) http.Handler {
 	r := chi.NewRouter()
-	r.Use(c.context)
+	if enrol != nil {
+		r.Method(http.MethodPost, wire.PathEnrol, enrol)
+	}
+	step := chi.NewRouter()
+	step.Use(c.context)
 	routes := func(r chi.Router) {
 		r.Get("/health", api.Health)
 		r.Get("/version", api.Version)
@@ -62,8 +67,9 @@ func (c *CA) handler() http.Handler {
 		r.Post("/renew", c.guard(renew))
 		r.Post("/rekey", c.guard(c.rekey))
 	}
-	routes(r)
-	r.Route("/1.0", routes)
+	routes(step)
+	step.Route("/1.0", routes)
+	r.Mount("/", step)
 	return r
 }
 

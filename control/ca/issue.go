@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/intramesh/mesh/identity"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -93,7 +94,7 @@ var _ identity.Source = (*Source)(nil)
 
 // Source returns an identity for a service of the control plane, under "mesh/".
 func (c *CA) Source(service string) (*Source, error) {
-	id, err := anyServiceID(c.td, service)
+	id, err := names.ID(c.td, service)
 	if err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}

@@ -79,7 +79,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		h := c.Server().Handler
+		h := c.Server(nil).Handler
 		for i := range 60 { // more than one commit takes
 			token, err := c.Token("orders", "127.0.0.1:1", time.Hour)
 			if err != nil {

@@ -69,7 +69,7 @@ func serveCA(t *testing.T, c *ca.CA, dir string, end func() error) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := c.Server()
+	srv := c.Server(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.ServeTLS(ln, "", "") }) // ErrServerClosed
 	s := &server{CA: c, dir: dir, addr: ln.Addr().String()}

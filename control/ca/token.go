@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/smallstep/nosql"
 	"go.step.sm/crypto/jose"
 )
@@ -21,12 +22,31 @@ type claims struct {
 	jose.Claims
 	SANs []string `json:"sans"`
 	SHA  string   `json:"sha"`
+	// Confirmation binds the token to one certificate request.
+	Confirmation *confirmation `json:"cnf,omitempty"`
+}
+
+type confirmation struct {
+	CSR string `json:"x5rt#S256"`
+}
+
+// oneTimeLifetime is that of a token which is used at once.
+const oneTimeLifetime = 5 * time.Minute
+
+// OneTimeToken returns a token that enrols service, once, with the one certificate request that has this SHA-256
+// (base64url), at the CA that answers on hostport.
+func (c *CA) OneTimeToken(service, hostport, csr string) (string, error) {
+	return c.token(service, hostport, oneTimeLifetime, &confirmation{csr})
 }
 
 // Token returns a token that enrols one process of service, once, within ttl, at the CA that
 // answers on hostport.
 func (c *CA) Token(service, hostport string, ttl time.Duration) (string, error) {
-	id, err := serviceID(c.td, service)
+	return c.token(service, hostport, ttl, nil)
+}
+
+func (c *CA) token(service, hostport string, ttl time.Duration, bound *confirmation) (string, error) {
+	id, err := names.Ordinary(c.td, service)
 	if err != nil {
 		return "", fmt.Errorf("ca: %w", err)
 	}
@@ -53,6 +73,8 @@ func (c *CA) Token(service, hostport string, ttl time.Duration) (string, error) 
 		},
 		SANs: []string{id.String()},
 		SHA:  c.Fingerprint(),
+
+		Confirmation: bound,
 	}).CompactSerialize()
 	if err != nil {
 		return "", fmt.Errorf("ca: %w", err)

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/wire"
 )
@@ -154,7 +154,7 @@ func parse(w http.ResponseWriter, r *http.Request) (kind string, a ask, err erro
 	if err := d.Decode(&q); err != nil {
 		return "", a, &refusal{http.StatusBadRequest, "the body is not the expected JSON"}
 	}
-	if err := ca.CheckOrdinary(q.Service); err != nil {
+	if err := names.CheckOrdinary(q.Service); err != nil {
 		return "", a, &refusal{http.StatusForbidden, err.Error()}
 	}
 	sum, err := base64.RawURLEncoding.DecodeString(q.CSR)

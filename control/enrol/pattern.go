@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/internal/names"
 )
 
 // match is how rules match values: exactly, by a prefix "a*", a suffix "*a", or anything with "*". rest is what the
@@ -33,12 +33,12 @@ func checkPattern(p string) error {
 		return nil
 	}
 	probe := p
-	if strings.HasSuffix(p, "*") {
-		probe = strings.TrimSuffix(p, "*") + "x"
-	} else if strings.HasPrefix(p, "*") {
-		probe = "x" + strings.TrimPrefix(p, "*")
+	if start, star := strings.CutSuffix(p, "*"); star {
+		probe = start + "x"
+	} else if end, star := strings.CutPrefix(p, "*"); star {
+		probe = "x" + end
 	}
-	if err := ca.CheckOrdinary(probe); err != nil {
+	if err := names.CheckOrdinary(probe); err != nil {
 		return fmt.Errorf("pattern %q: %w", p, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -86,10 +87,10 @@ type tokenRecord struct {
 
 // Create makes a join token. Its value is not stored, and can't be had again.
 func (g *Gate) Create(ctx context.Context, s Spec) (value string, t Token, err error) {
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		return "", t, fmt.Errorf("enrol: %w", err)
 	}
-	now := time.Now().UTC().Truncate(time.Second)
+	now := time.Now().UTC()
 	secret := rand.Text()
 	t = Token{
 		ID: strings.ToLower(rand.Text()[:10]), Services: s.Services, Uses: s.Uses, From: s.From,
@@ -103,7 +104,8 @@ func (g *Gate) Create(ctx context.Context, s Spec) (value string, t Token, err e
 	return wire.JoinTokenPrefix + t.ID + "." + secret, t, err
 }
 
-func (s Spec) check() error {
+// Check says what is wrong with a spec.
+func (s Spec) Check() error {
 	switch {
 	case len(s.Services) == 0 || len(s.Services) > maxServices:
 		return fmt.Errorf("a token for %d services, want 1 to %d", len(s.Services), maxServices)
@@ -186,7 +188,7 @@ func (g *Gate) redeem(ctx context.Context, a ask) (who string, err error) {
 		if !found || subtle.ConstantTimeCompare(hash[:], r.Hash[:]) != 1 {
 			return nil, errUnknownToken
 		}
-		return r.use(ctx, a, time.Now().UTC().Truncate(time.Second))
+		return r.use(ctx, a, time.Now().UTC())
 	})
 	if errors.Is(err, errAgain) {
 		err = nil
@@ -217,7 +219,20 @@ func (t *Token) use(ctx context.Context, a ask, now time.Time) ([]store.Op, erro
 		return nil, refuse("the token was used %d times already, as often as it can be: get a new one, and keep a state directory so that restarts need none", t.Used)
 	}
 	t.Used++
-	t.Last = append(t.Last, Use{now, a.service, a.from, a.csr})
+	t.Last = append(t.Last, Use{now.Truncate(time.Second), a.service, a.from, a.csr})
 	t.Last = slices.Clone(t.Last[max(0, len(t.Last)-keptUses):])
 	return []store.Op{store.Audit(ctx, "token used", a.service, fmt.Sprintf("use %d of token %s", t.Used, t.ID))}, nil
+}
+
+// keepDead is how long tokens are listed that can't be used any more.
+const keepDead = 30 * 24 * time.Hour
+
+// Sweep forgets tokens that expired more than 30 days ago.
+func (g *Gate) Sweep(ctx context.Context) error {
+	before := time.Now().Add(-keepDead)
+	_, err := store.Prune(ctx, g.cfg.DB, store.KindTokens, func(r store.Record) bool {
+		var t Token
+		return json.Unmarshal(r.Value, &t) == nil && t.Expires.Before(before)
+	})
+	return err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 func document(name string, n int) policy.Document {
@@ -104,7 +105,7 @@ func TestKillBurnsNoTokenTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &identity.StepCAConfig{URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token}
+		return &identity.StepCAConfig{URL: b.CA, RootFingerprint: b.RootFingerprint, Token: b.Token, ID: spiffeid.RequireFromString("spiffe://example.test/" + service)}
 	}
 	used, fresh := token("orders"), token("billing/invoices")
 	if err := enrol(t.Context(), "orders", used); err != nil {

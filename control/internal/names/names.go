@@ -1,4 +1,5 @@
-package ca
+// Package names knows which names services can have.
+package names
 
 import (
 	"fmt"
@@ -12,23 +13,24 @@ const (
 	reserved      = "mesh/"
 )
 
-// CheckService returns an error unless name is one that a process can have, the
+// Check returns an error unless name is one that a process can have, the
 // control plane's included.
-func CheckService(name string) error {
-	_, err := anyServiceID(spiffeid.RequireTrustDomainFromString("x"), name)
+func Check(name string) error {
+	_, err := ID(spiffeid.RequireTrustDomainFromString("x"), name)
 	return err
 }
 
-// serviceID returns the SPIFFE ID of a service that a token may enrol. Names below
-// "mesh/" belong to the control plane itself, which issues them without a token.
-func serviceID(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
+// Ordinary returns the SPIFFE ID of a service that a process may enrol as. Names below
+// "mesh/" belong to the control plane itself, which issues them to itself.
+func Ordinary(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
 	if service == strings.TrimSuffix(reserved, "/") || strings.HasPrefix(service, reserved) {
 		return spiffeid.ID{}, fmt.Errorf("service name %q: names below %q are reserved", service, reserved)
 	}
-	return anyServiceID(td, service)
+	return ID(td, service)
 }
 
-func anyServiceID(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
+// ID returns the SPIFFE ID of a service.
+func ID(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
 	if len(service) > maxServiceLen {
 		return spiffeid.ID{}, fmt.Errorf("service name is longer than %d bytes", maxServiceLen)
 	}
@@ -53,4 +55,10 @@ func checkSegment(s string) error {
 		}
 	}
 	return nil
+}
+
+// CheckOrdinary returns an error unless name is one that a process can enrol as.
+func CheckOrdinary(name string) error {
+	_, err := Ordinary(spiffeid.RequireTrustDomainFromString("x"), name)
+	return err
 }
