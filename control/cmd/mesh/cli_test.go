@@ -71,7 +71,7 @@ func TestCommands(t *testing.T) {
 		{args: "policy delete nope payments-callers", code: 4, stderr: `policy "nope": not found`},
 		{args: "policy delete payments-callers ledger-callers", stdout: "ledger-callers    deleted\nrules v4\n"},
 		{args: "token mesh/control", code: 4, stderr: "reserved"},
-		{args: "token orders --ttl 1000h", code: 4, stderr: "lifetime"},
+		{args: "token orders --ttl 10000h", code: 4, stderr: "lifetime"},
 		{args: "token", code: 2, stderr: "accepts 1 arg"},
 		{args: "bogus", code: 2, stderr: `unknown command "bogus"`},
 		{args: "members --bogus", code: 2, stderr: "unknown flag: --bogus"},
