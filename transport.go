@@ -46,6 +46,8 @@ type transport struct {
 	endpoints func(t target) *endpointSet
 	base      *http.Transport // makes http.ClientConns; its own pool stays empty
 
+	peeks sync.Pool // of *[peekSize]byte
+
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

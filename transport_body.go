@@ -86,13 +86,23 @@ type responseBody struct {
 	io.ReadCloser
 	use *use
 
-	head    []byte // read ahead, by peek
-	headErr error  // what followed it
-	buf     [512]byte
+	// What peek has read ahead, and the error that followed it. The buffer goes back to buffers when it is read.
+	head    []byte
+	headErr error
+	buf     *[peekSize]byte
+	buffers *sync.Pool
 }
 
+// peekSize is what of a body is read ahead. More would save nothing: it is copied.
+const peekSize = 512
+
 // peek waits for the first byte of the body.
-func (b *responseBody) peek() error {
+func (b *responseBody) peek(buffers *sync.Pool) error {
+	b.buf, _ = buffers.Get().(*[peekSize]byte)
+	if b.buf == nil {
+		b.buf = new([peekSize]byte)
+	}
+	b.buffers = buffers
 	n, err := b.ReadCloser.Read(b.buf[:])
 	for n == 0 && err == nil {
 		n, err = b.ReadCloser.Read(b.buf[:])
@@ -108,7 +118,10 @@ func (b *responseBody) Read(p []byte) (n int, err error) {
 	switch {
 	case len(b.head) > 0:
 		n = copy(p, b.head)
-		b.head = b.head[n:]
+		if b.head = b.head[n:]; len(b.head) == 0 {
+			b.buffers.Put(b.buf)
+			b.buf = nil
+		}
 		return n, nil
 	case b.headErr != nil:
 		err = b.headErr

@@ -68,9 +68,10 @@ func (r *roundTrip) failed(u *use, err error, took time.Duration, reused bool) (
 		return false
 	}
 	var se streamError
-	broken, delivered := u.conn.Err() != nil, r.wroteHeaders.Load()
-	refused := errors.As(err, &se) && se.Code == refusedStream || err.Error() == goneAway ||
-		!broken && !delivered && u.conn.Available() == 0 // GOAWAY came before the request could start
+	isStream := errors.As(err, &se)
+	broken, delivered := u.conn.Err() != nil, r.delivered.Load() || r.repeatable
+	refused := isStream && se.Code == refusedStream || err.Error() == goneAway ||
+		!broken && !isStream && !r.delivered.Load() && u.conn.Available() == 0 // GOAWAY came before the request could start
 	switch {
 	case refused:
 		r.stale = append(r.stale, u.picked.Key)

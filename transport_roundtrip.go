@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,18 +20,23 @@ const (
 	maxReplays   = 3
 )
 
-// roundTrip is one request on its way.
+// roundTrip is one request on its way, until its response has ended. It is one object for all that belongs to it.
 type roundTrip struct {
 	transport *transport
 	target    target
 	set       *endpointSet
 	req       *http.Request // the caller's, never changed
 	out       http.Request  // what is sent
-	body      *requestBody  // nil when there is none
+	url       url.URL
+	body      *requestBody // nil when there is none
 	upgrade   bool
+	use       use
+	response  responseBody
 
-	wroteHeaders atomic.Bool // by the current attempt
-	replays      int
+	repeatable bool        // whatever became of an attempt
+	delivered  atomic.Bool // the headers of the current attempt were written; only set for what is not repeatable
+	attempts   int
+	replays    int
 	tried        []endpoint // failed on a new connection
 	stale        []endpoint // failed on an old connection: a new one may do
 	last         error
@@ -55,14 +61,15 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 	}
 	r.upgrade = req.Header.Get("Upgrade") != "" && headerHasToken(req.Header["Connection"], "upgrade")
 
+	if r.repeatable = idempotent(req) && (r.body == nil || req.GetBody != nil); !r.repeatable {
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			WroteHeaders: func() { r.delivered.Store(true) },
+		}))
+	}
+	r.out, r.url = *req, *req.URL
+	r.out.URL = &r.url
 	// TLS it is: a server may refuse the http scheme there (RFC 9113, section 8.3.1).
-	u := *req.URL
-	u.Scheme = "https"
-	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		WroteHeaders: func() { r.wroteHeaders.Store(true) },
-	})
-	r.out = *req.WithContext(ctx)
-	r.out.URL = &u
+	r.url.Scheme = "https"
 	if req.Host == "" || req.Host == req.URL.Host {
 		r.out.Host = host
 	}
@@ -150,15 +157,19 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		return nil, again, err
 	}
 	gotConn(ctx, c, reused)
-	r.wroteHeaders.Store(false)
-	out := r.out
+	r.delivered.Store(false)
+	out, u := &r.out, &r.use
+	if r.attempts++; r.attempts > 1 { // an earlier attempt's may still be read
+		dup := r.out
+		out, u = &dup, new(use)
+	}
 	if r.body != nil {
 		out.Body = r.body
 	}
 	start := time.Now()
-	resp, err := c.RoundTrip(&out)
+	resp, err := c.RoundTrip(out)
 	took := time.Since(start)
-	u := &use{picked: *p, conn: c, ctx: ctx}
+	u.picked, u.conn, u.ctx = *p, c, ctx
 	if err != nil {
 		again = r.failed(u, err, took, reused)
 		u.done()
@@ -189,7 +200,8 @@ func (r *roundTrip) deliver(u *use, resp *http.Response) error {
 		u.done()
 		return nil
 	}
-	body := &responseBody{ReadCloser: resp.Body, use: u}
+	body := &r.response
+	*body = responseBody{ReadCloser: resp.Body, use: u}
 	resp.Body = body
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		if w, ok := body.ReadCloser.(io.Writer); ok {
@@ -197,8 +209,8 @@ func (r *roundTrip) deliver(u *use, resp *http.Response) error {
 		}
 		return nil
 	}
-	if resp.ContentLength > 0 && idempotent(r.req) && (r.body == nil || r.req.GetBody != nil) {
-		return body.peek()
+	if resp.ContentLength > 0 && r.repeatable {
+		return body.peek(&r.transport.peeks)
 	}
 	return nil
 }
