@@ -37,9 +37,9 @@ type roundTrip struct {
 	delivered  atomic.Bool // the headers of the current attempt were written; only set for what is not repeatable
 	attempts   int
 	replays    int
-	tried        []endpoint // failed on a new connection
-	stale        []endpoint // failed on an old connection: a new one may do
-	last         error
+	tried      []endpoint // failed on a new connection
+	stale      []endpoint // failed on an old connection: a new one may do
+	last       error
 }
 
 func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
