@@ -23,6 +23,8 @@ type Bootstrap struct {
 	Service string `json:"service,omitempty"`
 	// CA is the URL of the control plane's certificate authority (the step-ca HTTP API).
 	CA string `json:"ca"`
+	// OtherCAs are URLs of more servers of that authority: replicas of the control plane.
+	OtherCAs []string `json:"other_cas,omitempty"`
 	// Enrol is the URL where the control plane takes join tokens and proofs, when that is another server than CA.
 	Enrol string `json:"enrol,omitempty"`
 	// RootFingerprint is the SHA-256 of the root certificate, in hex.

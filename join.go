@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 		return err
 	}
 	cfg := identity.StepCAConfig{
-		URL: b.CA, EnrolURL: b.Enrol, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
+		URL: b.CA, Others: m.knownCAs(), EnrolURL: b.Enrol, RootFingerprint: b.RootFingerprint, Token: b.Token, Dir: dir, Logger: m.log,
 		DialContext: m.cfg.Network.DialContext,
 	}
 	if service := cmp.Or(m.cfg.Service, b.Service); service != "" {
@@ -78,6 +79,19 @@ func (m *Mesh) enrol(ctx context.Context, b *Bootstrap) error {
 	m.closers = append(m.closers, func(context.Context) error { return ca.Close() })
 	m.identity = ca
 	return nil
+}
+
+// knownCAs are servers of the authority beside Bootstrap.CA, those that an earlier run was told of too.
+func (m *Mesh) knownCAs() []string {
+	others := m.cfg.Bootstrap.OtherCAs
+	dir, err := m.stateDir("gossip")
+	if err != nil {
+		return others
+	}
+	if j, err := loadJoin(dir); err == nil && j != nil { // fetchJoin tells what is wrong with it
+		others = append(slices.Clip(others), j.CAs...)
+	}
+	return others
 }
 
 // connect finds the other members and the rules.

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/atomicfile"
 	"github.com/intramesh/mesh/internal/wire"
 )
@@ -21,10 +22,12 @@ import (
 const (
 	joinFile = "join.json"
 	// maxGossipKeys bounds the keys that somebody says the pool has, maxSeeds the members to join it through;
-	// toldSeeds is how many of these a member tells others.
+	// toldSeeds is how many of these a member tells others, and
+	// maxCAs bounds the servers of the certificate authority.
 	maxGossipKeys = 16
 	maxSeeds      = 64
 	toldSeeds     = 8
+	maxCAs        = 16
 )
 
 // fetchJoin asks the control plane how to gossip, and remembers the answer in dir ("" for nowhere). When it is gone, what an
@@ -43,12 +46,18 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 		case j == nil:
 			m.log.Warn("the control plane does not answer: a peer told how to gossip", "error", err)
 			j = peers
+			j.CAs = nil // it is no authority on these
 		default:
 			// A peer is no authority on keys: whom it names is only asked.
 			m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
 			if peers != nil {
 				j.Seeds = append(peers.Seeds, j.Seeds...)
 			}
+		}
+	}
+	if ca, ok := m.identity.(*identity.StepCA); ok && err == nil {
+		if err := ca.SetOthers(append(slices.Clip(m.cfg.Bootstrap.OtherCAs), j.CAs...)); err != nil {
+			m.log.Warn("the control plane named servers of the certificate authority that can't be asked", "error", err)
 		}
 	}
 	m.gossipKeys = j.GossipKeys
@@ -101,6 +110,7 @@ func parseJoin(raw []byte) (*wire.Join, error) {
 		return nil, fmt.Errorf("the answer about gossip: want 1 to %d keys of 32 bytes", maxGossipKeys)
 	}
 	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]
+	j.CAs = j.CAs[:min(len(j.CAs), maxCAs)]
 	for _, s := range j.Seeds {
 		if _, _, err := net.SplitHostPort(s); err != nil {
 			return nil, fmt.Errorf("the answer about gossip: seed: %w", err)

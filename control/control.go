@@ -52,14 +52,15 @@ type Server struct {
 	keys      [][]byte // gossip
 	bundleKey ed25519.PrivateKey
 
-	ca     *ca.CA
-	gate   *enrol.Gate
-	db     store.DB
-	rules  *store.RuleBook
-	pub    *publisher
-	polls  *polls
-	gossip *gossip.Member
-	mesh   *mesh.Mesh
+	ca       *ca.CA
+	gate     *enrol.Gate
+	db       store.DB
+	rules    *store.RuleBook
+	replicas *replicas
+	pub      *publisher
+	polls    *polls
+	gossip   *gossip.Member
+	mesh     *mesh.Mesh
 
 	ctx     context.Context // ends when closing begins
 	cancel  context.CancelFunc
@@ -100,7 +101,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.keys, err = loadGossipKeys(s.cfg.Dir); err != nil {
+	if s.keys, err = loadSecrets(s.cfg.Dir, gossipKeyFile); err != nil {
 		return err
 	}
 	if s.bundleKey, err = loadBundleKey(s.cfg.Dir); err != nil {
@@ -117,6 +118,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := s.replicas.announce(ctx, s.Addresses()); err != nil {
+		return err
+	}
+	s.wg.Go(func() { s.beat(s.ctx) })
+	s.wg.Go(func() { s.sweep(s.ctx) })
 	if err := s.startAdmin(ctx); err != nil {
 		return err
 	}
@@ -131,6 +137,10 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.db.Close() })
+	s.replicas = &replicas{table: store.Table[replica]{DB: s.db, Kind: store.KindReplicas}}
+	if err := s.replicas.refresh(ctx); err != nil {
+		return err
+	}
 	if s.rules, err = store.OpenRules(ctx, s.db, check, s.log); err != nil {
 		return err
 	}
@@ -160,6 +170,7 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 		return err
 	}
 	s.listens.CA = ln.Addr().String()
+	s.replicas.setSelf(Addresses{CA: s.reach(s.listens.CA)}) // whoever enrols from now on needs no more
 	if err := s.startEnrolment(); err != nil {
 		return err
 	}
@@ -171,14 +182,15 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 
 // Addresses returns where members reach the server.
 func (s *Server) Addresses() Addresses {
-	reach := func(listen string) string {
-		_, port, err := net.SplitHostPort(listen)
-		if err != nil {
-			panic("control: a listener's address has no port: " + listen)
-		}
-		return net.JoinHostPort(s.settings.Advertise, port)
+	return Addresses{s.reach(s.listens.CA), s.reach(s.listens.Mesh), s.reach(s.listens.Gossip)}
+}
+
+func (s *Server) reach(listen string) string {
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		panic("control: a listener's address has no port: " + listen)
 	}
-	return Addresses{reach(s.listens.CA), reach(s.listens.Mesh), reach(s.listens.Gossip)}
+	return net.JoinHostPort(s.settings.Advertise, port)
 }
 
 // TrustDomain returns the mesh's.

@@ -18,7 +18,9 @@ import (
 func (s *Server) startEnrolment() (err error) {
 	s.gate, err = enrol.New(enrol.Config{
 		TrustDomain: s.settings.TrustDomain, DB: s.db, Settings: s.settings.Enrol, Logger: s.log,
-		Issue: func(service, csr string) (string, error) { return s.ca.OneTimeToken(service, s.Addresses().CA, csr) },
+		Issue: func(service, csr string) (string, error) {
+			return s.ca.OneTimeToken(service, csr, s.replicas.caHosts()...)
+		},
 	})
 	if err == nil {
 		s.onClose(func(context.Context) error { return s.gate.Close() })
@@ -67,13 +69,18 @@ func (s operator) RevokeToken(ctx context.Context, id string) (enrol.Token, erro
 
 // Bootstrap tells the addresses and whom to trust.
 func (s operator) Bootstrap(context.Context) (*mesh.Bootstrap, error) {
-	at := s.Addresses()
+	all := s.replicas.all()
+	var control []string
+	for _, a := range all {
+		control = append(control, a.Mesh)
+	}
 	public, _ := s.bundleKey.Public().(ed25519.PublicKey)
 	return &mesh.Bootstrap{
 		TrustDomain:     s.settings.TrustDomain,
-		CA:              ca.URL(at.CA),
+		CA:              ca.URL(all[0].CA),
+		OtherCAs:        caURLs(all[1:]),
 		RootFingerprint: s.ca.Fingerprint(),
-		Control:         []string{at.Mesh},
+		Control:         control,
 		BundleKeys:      [][]byte{public},
 	}, nil
 }

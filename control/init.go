@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/intramesh/mesh/control/ca"
+	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/atomicfile"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -24,10 +25,11 @@ const (
 	storeFile     = "store.db"
 	gossipKeyFile = "gossip.key"
 	bundleKeyFile = "bundle.key"
+	sealKeyFile   = "seal.key" // of secrets that replicas share through the store
 	runFile       = "run.json"
 )
 
-const gossipKeySize = 32 // AES-256
+const secretSize = store.SealKeySize // AES-256, for gossip too
 
 // Init makes a new control plane in dir, which must not exist or be empty: keys and
 // certificates, an empty store of rules, and mesh.yaml with the settings. What it made
@@ -41,13 +43,8 @@ func Init(dir string, s Settings) (err error) {
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	if err := atomicfile.MkdirAll(dir); err != nil {
-		return fmt.Errorf("control: %w", err)
-	}
-	if entries, err := os.ReadDir(dir); err != nil {
-		return fmt.Errorf("control: %w", err)
-	} else if len(entries) > 0 {
-		return fmt.Errorf("control: %s is not empty: its keys are never overwritten, choose another directory", dir)
+	if err := emptyDir(dir); err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -69,6 +66,19 @@ func Init(dir string, s Settings) (err error) {
 	return nil
 }
 
+// emptyDir makes dir, or finds it empty.
+func emptyDir(dir string) error {
+	if err := atomicfile.MkdirAll(dir); err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil {
+		return fmt.Errorf("control: %w", err)
+	} else if len(entries) > 0 {
+		return fmt.Errorf("control: %s is not empty: its keys are never overwritten, choose another directory", dir)
+	}
+	return nil
+}
+
 func empty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
@@ -78,11 +88,13 @@ func empty(dir string) error {
 }
 
 func writeKeys(dir string) error {
-	pool := make([]byte, gossipKeySize)
+	pool := make([]byte, secretSize)
 	_, _ = rand.Read(pool) // never fails
-	line := base64.StdEncoding.EncodeToString(pool) + "\n"
-	if err := atomicfile.Write(filepath.Join(dir, gossipKeyFile), []byte(line), 0o600); err != nil {
-		return err
+	for name, key := range map[string][]byte{gossipKeyFile: pool, sealKeyFile: store.NewSealKey()} {
+		line := base64.StdEncoding.EncodeToString(key) + "\n"
+		if err := atomicfile.Write(filepath.Join(dir, name), []byte(line), 0o600); err != nil {
+			return err
+		}
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -95,9 +107,9 @@ func writeKeys(dir string) error {
 	return atomicfile.Write(filepath.Join(dir, bundleKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// loadGossipKeys reads one key a line, the one that encrypts first.
-func loadGossipKeys(dir string) ([][]byte, error) {
-	path := filepath.Join(dir, gossipKeyFile)
+// loadSecrets reads one key a line, the one that encrypts first.
+func loadSecrets(dir, name string) ([][]byte, error) {
+	path := filepath.Join(dir, name)
 	data, err := readSecret(path)
 	if err != nil {
 		return nil, err
@@ -105,8 +117,8 @@ func loadGossipKeys(dir string) ([][]byte, error) {
 	var keys [][]byte
 	for i, line := range strings.Fields(string(data)) {
 		key, err := base64.StdEncoding.DecodeString(line)
-		if err != nil || len(key) != gossipKeySize {
-			return nil, fmt.Errorf("%s: key %d is not %d bytes in base64", path, i+1, gossipKeySize)
+		if err != nil || len(key) != secretSize {
+			return nil, fmt.Errorf("%s: key %d is not %d bytes in base64", path, i+1, secretSize)
 		}
 		keys = append(keys, key)
 	}

@@ -29,7 +29,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 			return err
 		}
 		s.gossip, err = gossip.Join(ctx, gossip.Config{
-			BindAddr: bindTo, Advertise: ip, Keys: s.keys, Label: s.settings.TrustDomain,
+			BindAddr: bindTo, Advertise: ip, Keys: s.keys, Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
 			Dir: s.path(gossipDir), Logger: s.log,
 		})
 		return err
@@ -103,9 +103,18 @@ func shutdown(srv *http.Server) func(context.Context) error {
 	}
 }
 
+// otherSeeds are where the other replicas gossip.
+func (s *Server) otherSeeds() (seeds []string) {
+	for _, a := range s.replicas.all()[1:] {
+		seeds = append(seeds, a.Gossip)
+	}
+	return seeds
+}
+
 // seeds are this member and some others, so that a new one gets in by more than one way.
 func (s *Server) seeds() []string {
-	seeds := []string{s.Addresses().Gossip}
+	seeds := append([]string{s.Addresses().Gossip}, s.otherSeeds()...)
+	seeds = seeds[:min(len(seeds), 4)]
 	for _, m := range s.gossip.Members() {
 		if !m.Self && m.Suspect.IsZero() && len(seeds) < 4 {
 			seeds = append(seeds, m.Addr.String())

@@ -28,7 +28,7 @@ func (s *Server) memberAPI() http.Handler {
 func (s *Server) serveJoin(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keys, Seeds: s.seeds()}) // the member is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keys, Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}) // the member is gone: nobody to tell
 }
 
 func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {

@@ -17,11 +17,13 @@ import (
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control"
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/internal/etcdtest"
 	"github.com/intramesh/mesh/control/rulesfile"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	// glog, below smallstep's badger, starts it when it is linked in.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
 }

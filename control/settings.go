@@ -32,6 +32,8 @@ type Settings struct {
 	// CertificateLifetime is how long a member's certificate is valid, from a minute up; the
 	// default is 24 h.
 	CertificateLifetime time.Duration `yaml:"certificate_lifetime"`
+	// AuditLifetime is how long entries of the audit log are kept; the default is a year.
+	AuditLifetime time.Duration `yaml:"audit_lifetime"`
 	// Store is where rules, tokens and the records of the certificate authority are: "" for a file in the
 	// directory, or the URL of an etcd cluster ([store.ParseEtcdURL]), which several control planes can share.
 	Store string `yaml:"store"`
@@ -79,6 +81,9 @@ func (s Settings) withDefaults() Settings {
 	if s.TokenLifetime == 0 {
 		s.TokenLifetime = time.Hour
 	}
+	if s.AuditLifetime == 0 {
+		s.AuditLifetime = 365 * 24 * time.Hour
+	}
 	return s
 }
 
@@ -116,6 +121,9 @@ func (s Settings) check() error {
 	if s.TokenLifetime <= 0 || s.TokenLifetime > ca.MaxTokenLifetime {
 		return fmt.Errorf("token_lifetime: %v is not between 0 and %v", s.TokenLifetime, ca.MaxTokenLifetime)
 	}
+	if s.AuditLifetime < 0 {
+		return fmt.Errorf("audit_lifetime: %v is negative", s.AuditLifetime)
+	}
 	return nil
 }
 
@@ -133,6 +141,7 @@ func (s Settings) file() string {
 		{"  gossip: ", strconv.Quote(s.Listen.Gossip), "UDP and TCP"},
 		{"store: ", strconv.Quote(s.Store), "empty for a file here, or etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE"},
 		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
+		{"audit_lifetime: ", short(s.AuditLifetime), "of an entry of the audit log"},
 		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
 	} {
 		_, _ = fmt.Fprintf(w, "%s%s\t# %s\n", line[0], line[1], line[2]) // into memory

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,9 @@ import (
 type StepCAConfig struct {
 	// URL is the CA's, "https://ca.example:9000".
 	URL string
+	// Others are URLs of more servers of the same CA (replicas of the control plane). A server that does not
+	// answer is left for the next one; the first is chosen at random.
+	Others []string
 	// RootFingerprint is the SHA-256 of the CA's root certificate in hex. It is what makes the
 	// first contact safe.
 	RootFingerprint string
@@ -116,11 +120,11 @@ func (s *StepCA) Close() error {
 
 // start leaves s with a certificate, or returns an error.
 func (s *StepCA) start(ctx context.Context) error {
-	u, err := parseURL(s.cfg.URL)
+	servers, err := s.servers(s.cfg.Others)
 	if err != nil {
-		return fmt.Errorf("the CA's URL %w", err)
+		return err
 	}
-	at := u
+	var at *url.URL
 	if s.cfg.EnrolURL != "" {
 		if at, err = parseURL(s.cfg.EnrolURL); err != nil {
 			return fmt.Errorf("the control plane's URL %w", err)
@@ -133,9 +137,11 @@ func (s *StepCA) start(ctx context.Context) error {
 	if s.cfg.DialContext == nil {
 		s.cfg.DialContext = new(net.Dialer).DialContext
 	}
-	s.client = stepClient{url: u, timeout: s.cfg.Timeout, dial: s.cfg.DialContext}
+	s.client = newStepClient(servers, s.cfg)
 	s.enroller = s.client
-	s.enroller.url = at
+	if s.cfg.EnrolURL != "" {
+		s.enroller = newStepClient([]*url.URL{at}, s.cfg)
+	}
 	e, err := s.enrolment()
 	if err != nil {
 		return err
@@ -159,6 +165,31 @@ func (s *StepCA) start(ctx context.Context) error {
 		return s.enrol(ctx, e)
 	}
 	return s.resume(ctx, old, e)
+}
+
+// servers are the CA's, each once.
+func (s *StepCA) servers(others []string) ([]*url.URL, error) {
+	var all []*url.URL
+	for _, text := range append([]string{s.cfg.URL}, others...) {
+		u, err := parseURL(text)
+		if err != nil {
+			return nil, fmt.Errorf("the CA's URL %w", err)
+		}
+		if !slices.ContainsFunc(all, func(v *url.URL) bool { return *v == *u }) {
+			all = append(all, u)
+		}
+	}
+	return all, nil
+}
+
+// SetOthers replaces StepCAConfig.Others, for calls from now on.
+func (s *StepCA) SetOthers(urls []string) error {
+	servers, err := s.servers(urls)
+	if err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	s.client.servers.Store(&servers)
+	return nil
 }
 
 func parseURL(text string) (*url.URL, error) {

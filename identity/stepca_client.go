@@ -12,10 +12,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -47,9 +49,17 @@ func (e *CAError) Error() string {
 // stepClient speaks the part of step-ca's HTTP API that an application needs. Each call
 // makes one connection of its own: they are rare, and nothing idles between them.
 type stepClient struct {
-	url     *url.URL
+	servers *atomic.Pointer[[]*url.URL]
+	turn    *atomic.Uint32 // the server to ask, modulo their number
 	timeout time.Duration
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func newStepClient(servers []*url.URL, cfg StepCAConfig) stepClient {
+	c := stepClient{new(atomic.Pointer[[]*url.URL]), new(atomic.Uint32), cfg.Timeout, cfg.DialContext}
+	c.servers.Store(&servers)
+	c.turn.Store(rand.Uint32() >> 1) //nolint:gosec // spreads load
+	return c
 }
 
 // root fetches the root with the given fingerprint. It is the one request whose server
@@ -69,7 +79,7 @@ func (c *stepClient) root(ctx context.Context, fingerprint string) (*x509.Certif
 		return nil, errors.New("the CA answered without a root certificate")
 	}
 	if got := fingerprintOf(answer.CA.Certificate); got != fingerprint {
-		return nil, fmt.Errorf("the CA at %s showed a root with fingerprint %s, not %s: something else may be answering there", c.url, got, fingerprint)
+		return nil, fmt.Errorf("the CA showed a root with fingerprint %s, not %s: something else may be answering at its address", got, fingerprint)
 	}
 	return answer.CA.Certificate, nil
 }
@@ -176,7 +186,12 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 			return err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.url.JoinPath(path).String(), bytes.NewReader(payload))
+	conn, u, err := c.connect(ctx, conf)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	req, err := http.NewRequestWithContext(ctx, method, u.JoinPath(path).String(), bytes.NewReader(payload))
 	if err != nil {
 		return err
 	}
@@ -184,15 +199,13 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	conn, err := c.connect(ctx, conf)
-	if err != nil {
-		return fmt.Errorf("connect to the CA at %s: %w", c.url, err)
-	}
-	defer conn.Close()
 	status, raw, _, err := conn.Do(ctx, req, maxCAResponse)
+	if err != nil || status >= http.StatusInternalServerError {
+		c.turn.Add(1) // whoever tries again tries the next
+	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s at the CA %s: %w", op, c.url, err)
+		return fmt.Errorf("%s at the CA %s: %w", op, u, err)
 	case status != http.StatusOK && status != http.StatusCreated:
 		return refusal(op, status, raw)
 	}
@@ -202,14 +215,31 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 	return nil
 }
 
-// connect makes the TLS connection for one request.
-func (c *stepClient) connect(ctx context.Context, conf *tls.Config) (*onehttp.Conn, error) {
-	conn, err := c.dial(ctx, "tcp", hostPort(c.url))
+// connect makes the TLS connection for one request, to the first server that takes it.
+func (c *stepClient) connect(ctx context.Context, conf *tls.Config) (*onehttp.Conn, *url.URL, error) {
+	servers := *c.servers.Load()
+	var failures error
+	for range servers {
+		u := servers[int(c.turn.Load())%len(servers)]
+		conn, err := c.connectTo(ctx, u, conf, c.timeout/time.Duration(len(servers)))
+		if err == nil {
+			return conn, u, nil
+		}
+		failures = errors.Join(failures, fmt.Errorf("connect to the CA at %s: %w", u, err))
+		c.turn.Add(1)
+	}
+	return nil, nil, failures
+}
+
+func (c *stepClient) connectTo(ctx context.Context, u *url.URL, conf *tls.Config, timeout time.Duration) (*onehttp.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := c.dial(ctx, "tcp", hostPort(u))
 	if err != nil {
 		return nil, err
 	}
 	conf = conf.Clone()
-	conf.ServerName = c.url.Hostname()
+	conf.ServerName = u.Hostname()
 	t := tls.Client(conn, conf)
 	if err := t.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()

@@ -171,11 +171,11 @@ func TestTokenRefuses(t *testing.T) {
 	other := serve(t, newDir(t), 0)
 	good := s.token(t, "orders")
 	mangled := good[:len(good)-4] + "AAAA"
-	elsewhere, err := s.Token("orders", "ca.elsewhere.test:443", time.Minute)
+	elsewhere, err := s.Token("orders", time.Minute, "ca.elsewhere.test:443")
 	if err != nil {
 		t.Fatal(err)
 	}
-	late, err := s.Token("orders", s.addr, time.Nanosecond)
+	late, err := s.Token("orders", time.Nanosecond, s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestTokenRefuses(t *testing.T) {
 		t.Errorf("good token after its forgeries: %d %s", status, body)
 	}
 	for _, service := range []string{"", "mesh", "mesh/control", "Orders", "a//b", "/a", "a/", "../a", "a.b", "a b", strings.Repeat("a", 64), strings.Repeat("a/", 127)} {
-		if _, err := s.Token(service, s.addr, time.Minute); err == nil {
+		if _, err := s.Token(service, time.Minute, s.addr); err == nil {
 			t.Errorf("token for %q", service)
 		}
 	}

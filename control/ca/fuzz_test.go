@@ -17,7 +17,7 @@ func FuzzSign(f *testing.F) {
 		}
 	})
 	// A good token, so that what comes after it is reached too; no seed has a CSR to go with it.
-	token, err := c.Token("orders", "127.0.0.1:443", time.Hour)
+	token, err := c.Token("orders", time.Hour, "127.0.0.1:443")
 	if err != nil {
 		f.Fatal(err)
 	}

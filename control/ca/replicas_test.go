@@ -81,7 +81,7 @@ func TestSweep(t *testing.T) {
 		defer c.Close()
 		h := c.Server(nil).Handler
 		for i := range 60 { // more than one commit takes
-			token, err := c.Token("orders", "127.0.0.1:1", time.Hour)
+			token, err := c.Token("orders", time.Hour, "127.0.0.1:1")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -88,7 +88,7 @@ func serveCA(t *testing.T, c *ca.CA, dir string, end func() error) *server {
 
 func (s *server) token(t *testing.T, service string) string {
 	t.Helper()
-	tok, err := s.Token(service, s.addr, time.Minute)
+	tok, err := s.Token(service, time.Minute, s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,18 +34,18 @@ type confirmation struct {
 const oneTimeLifetime = 5 * time.Minute
 
 // OneTimeToken returns a token that enrols service, once, with the one certificate request that has this SHA-256
-// (base64url), at the CA that answers on hostport.
-func (c *CA) OneTimeToken(service, hostport, csr string) (string, error) {
-	return c.token(service, hostport, oneTimeLifetime, &confirmation{csr})
+// (base64url), at the servers of this CA that answer on hostports.
+func (c *CA) OneTimeToken(service, csr string, hostports ...string) (string, error) {
+	return c.token(service, hostports, oneTimeLifetime, &confirmation{csr})
 }
 
-// Token returns a token that enrols one process of service, once, within ttl, at the CA that
-// answers on hostport.
-func (c *CA) Token(service, hostport string, ttl time.Duration) (string, error) {
-	return c.token(service, hostport, ttl, nil)
+// Token returns a token that enrols one process of service, once, within ttl, at the servers of this CA that
+// answer on hostports.
+func (c *CA) Token(service string, ttl time.Duration, hostports ...string) (string, error) {
+	return c.token(service, hostports, ttl, nil)
 }
 
-func (c *CA) token(service, hostport string, ttl time.Duration, bound *confirmation) (string, error) {
+func (c *CA) token(service string, hostports []string, ttl time.Duration, bound *confirmation) (string, error) {
 	id, err := names.Ordinary(c.td, service)
 	if err != nil {
 		return "", fmt.Errorf("ca: %w", err)
@@ -65,7 +65,7 @@ func (c *CA) token(service, hostport string, ttl time.Duration, bound *confirmat
 		Claims: jose.Claims{
 			Issuer:    provisionerName,
 			Subject:   service, // becomes the certificate's common name
-			Audience:  jose.Audience{c.audience(hostport)},
+			Audience:  audience(hostports),
 			ID:        rand.Text(),
 			IssuedAt:  jose.NewNumericDate(now),
 			NotBefore: jose.NewNumericDate(now.Add(-backdate)),
@@ -82,7 +82,12 @@ func (c *CA) token(service, hostport string, ttl time.Duration, bound *confirmat
 	return token, nil
 }
 
-func (c *CA) audience(hostport string) string { return URL(hostport) + "/1.0/sign" }
+func audience(hostports []string) (aud jose.Audience) {
+	for _, h := range hostports {
+		aud = append(aud, URL(h)+"/1.0/sign")
+	}
+	return aud
+}
 
 // checkToken verifies a token before smallstep sees it. smallstep remembers a token as used
 // before it verifies the signature: anybody could burn tokens and fill its database. The ID

@@ -131,7 +131,7 @@ func newPlane(t *testing.T, s enrol.Settings) *plane {
 	p := &plane{CA: c, addr: ln.Addr().String()}
 	p.Gate, err = enrol.New(enrol.Config{
 		TrustDomain: trustDomain.Name(), DB: db, Settings: s,
-		Issue: func(service, csr string) (string, error) { return c.OneTimeToken(service, p.addr, csr) },
+		Issue: func(service, csr string) (string, error) { return c.OneTimeToken(service, csr, p.addr) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,8 @@ type Entry[T any] struct {
 	Revision uint64
 }
 
-func (t Table[T]) decode(r Record) (e Entry[T], err error) {
+// Decode reads a record of the table, for [Prune] and its like.
+func (t Table[T]) Decode(r Record) (e Entry[T], err error) {
 	e.Key, e.Revision = r.Key, r.Revision
 	if err := json.Unmarshal(r.Value, &e.Value); err != nil {
 		return e, fmt.Errorf("store: %s %q: %w", r.Kind, r.Key, err)
@@ -35,7 +36,7 @@ func (t Table[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	if err != nil {
 		return *new(T), 0, err
 	}
-	e, err := t.decode(r)
+	e, err := t.Decode(r)
 	return e.Value, e.Revision, err
 }
 
@@ -45,7 +46,7 @@ func (t Table[T]) All(ctx context.Context) iter.Seq2[Entry[T], error] {
 		for r, err := range t.DB.All(ctx, t.Kind) {
 			var e Entry[T]
 			if err == nil {
-				e, err = t.decode(r)
+				e, err = t.Decode(r)
 			}
 			if !yield(e, err) || err != nil {
 				return

@@ -34,6 +34,8 @@ type Join struct {
 	GossipKeys [][]byte `json:"gossip_keys"`
 	// Seeds are "host:port" of members to join through.
 	Seeds []string `json:"seeds"`
+	// CAs are the URLs of the servers of the certificate authority, as far as the control plane has it.
+	CAs []string `json:"cas,omitempty"`
 }
 
 // PathEnrol is where the control plane takes an [EnrolRequest] over HTTPS, from a process that has no certificate yet,

@@ -41,12 +41,9 @@ Next:
 			})
 		},
 	}
+	listenFlags(cmd, &s.Advertise, &s.Listen)
 	f := cmd.Flags()
 	f.StringVar(&s.TrustDomain, "trust-domain", "", `name of the mesh, as in a domain: "example.test"; it can't change later`)
-	f.StringVar(&s.Advertise, "advertise", "", "host name or IP address under which members reach this machine (default 127.0.0.1)")
-	f.StringVar(&s.Listen.CA, "listen-ca", "", "where the certificate authority listens (default port 7440)")
-	f.StringVar(&s.Listen.Mesh, "listen-mesh", "", "where members connect (default port 7441)")
-	f.StringVar(&s.Listen.Gossip, "listen-gossip", "", "where gossip goes, UDP and TCP (default port 7442)")
 	f.StringVar(&s.Store, "store", "", "etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE to keep rules and records in etcd (default a file in DIR)")
 	f.DurationVar(&s.CertificateLifetime, "certificate-lifetime", 0, "how long a member's certificate is valid (default 24h)")
 	if err := cmd.MarkFlagRequired("trust-domain"); err != nil {

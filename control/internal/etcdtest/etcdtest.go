@@ -107,6 +107,9 @@ type Member struct {
 // Start runs n members until the test ends, and waits until they have a leader.
 func Start(t testing.TB, n int, files *TLS) *Cluster {
 	t.Helper()
+	if os.Getenv(memberEnv) != "" {
+		t.Fatal("TestMain does not call etcdtest.Main")
+	}
 	c := &Cluster{TLS: files}
 	scheme := "http"
 	if files != nil {
