@@ -33,7 +33,7 @@ func (m *Mesh) connOfPeer(p Peer, layer policy.Layer) (*serverConn, error) {
 	if p.conn == nil || p.conn.mesh != m {
 		return nil, &DeniedError{
 			Source: p.ID.String(), Destination: m.service,
-			Decision: policy.Decision{Rule: -1, Layer: layer, Reason: "the request did not come in by a listener of this mesh"},
+			Decision: policy.Decision{Rule: -1, Layer: layer, Tell: p.ID.MemberOf(m.trustDomain), Reason: "the request did not come in by a listener of this mesh"},
 		}
 	}
 	return p.conn, nil
@@ -77,6 +77,7 @@ func (m *Mesh) decided(ctx context.Context, r *policy.Request, dec policy.Decisi
 		return dec, nil
 	}
 	dec.Retry = nil
+	dec.Tell = dec.Tell && r.Source.MemberOf(m.trustDomain) // others learn nothing, whatever the Authorizer says
 	return dec, &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
 }
 

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -41,8 +40,8 @@ func (c *conn) tell(d *DeniedError) {
 		_ = c.net.Close()
 		return
 	}
-	payload, err := json.Marshal(d)
-	if err != nil || len(payload) > maxResetJSON {
+	payload := deniedJSON(d)
+	if len(payload) > maxResetJSON {
 		payload = nil
 	}
 	b := make([]byte, frameHeader, frameHeader+len(payload))
@@ -93,9 +92,8 @@ func (c *conn) whyNotWritten(err error) error {
 const resetWait = 100 * time.Millisecond
 
 func parseReset(b []byte) error {
-	d := new(DeniedError)
-	if json.Unmarshal(b, d) != nil || d.Destination == "" {
-		return syscall.ECONNRESET
+	if d, ok := parseDenied(b); ok {
+		return d
 	}
-	return d
+	return syscall.ECONNRESET
 }

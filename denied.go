@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/intramesh/mesh/policy"
 )
 
 const (
@@ -15,14 +17,14 @@ const (
 	maxDeniedHeader = 4 << 10
 )
 
-// encodeDenied returns d as one line of JSON in printable ASCII, as headers and gRPC metadata want
+// encodeDenied returns what the caller may know of d as one line of JSON in printable ASCII, as headers and gRPC metadata want
 // it, at most maxDeniedHeader long: what does not fit is left out, the reason first.
 func encodeDenied(d *DeniedError) string {
-	s := asciiJSON(d)
+	s := ascii(deniedJSON(d))
 	if len(s) > maxDeniedHeader {
 		short := *d
 		short.Reason = "(too long to be sent)"
-		s = asciiJSON(&short)
+		s = ascii(deniedJSON(&short))
 	}
 	if len(s) > maxDeniedHeader {
 		return ""
@@ -30,11 +32,27 @@ func encodeDenied(d *DeniedError) string {
 	return s
 }
 
-func asciiJSON(d *DeniedError) string {
-	raw, err := json.Marshal(d)
-	if err != nil {
-		return "" // a layer or verdict that is none
+// deniedJSON returns what the caller may know of d, nil when d can't be said. A denial without explanation has no fields that
+// would be one.
+func deniedJSON(d *DeniedError) []byte {
+	var v any = d.Told()
+	if !d.Tell {
+		v = struct {
+			Source      string         `json:"source"`
+			Destination string         `json:"destination"`
+			Port        string         `json:"port,omitempty"`
+			Verdict     policy.Verdict `json:"verdict"`
+			Layer       policy.Layer   `json:"layer"`
+		}{d.Source, d.Destination, d.Port, d.Verdict, d.Layer}
 	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil // a layer or verdict that is none
+	}
+	return raw
+}
+
+func ascii(raw []byte) string {
 	var b strings.Builder
 	for _, r := range string(raw) {
 		if r < 0x7f {
@@ -49,14 +67,19 @@ func asciiJSON(d *DeniedError) string {
 	return b.String()
 }
 
-// decodeDenied reads what encodeDenied wrote. The value comes from a peer: it says what the peer claims.
+// parseDenied reads what deniedJSON wrote. It comes from a peer: it says what the peer claims.
+func parseDenied(raw []byte) (*DeniedError, bool) {
+	d := &DeniedError{Decision: policy.Decision{Rule: -1}}
+	err := json.Unmarshal(raw, d)
+	return d, err == nil && d.Destination != ""
+}
+
+// decodeDenied reads what encodeDenied wrote.
 func decodeDenied(s string) (*DeniedError, bool) {
 	if s == "" || len(s) > maxDeniedHeader {
 		return nil, false
 	}
-	d := new(DeniedError)
-	err := json.Unmarshal([]byte(s), d)
-	return d, err == nil && d.Destination != ""
+	return parseDenied([]byte(s))
 }
 
 // DeniedFromResponse returns the denial that a 403 response of a mesh server carries: of the request, or of the

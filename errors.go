@@ -66,6 +66,9 @@ func (e *DialError) Temporary() bool { return false }
 // A DeniedError says that the rules refuse a connection or a request, and which rule does.
 // The caller gets it from the first Read or Write of a raw connection and from a gRPC call. Over HTTP a refusal,
 // of a request or of the whole connection, is a 403 response: see [DeniedFromResponse].
+//
+// What the caller is told is up to the callee's operator, see [policy.DefaultSpec].Denials: without a word on why, Policy, Version and
+// Reason are empty, Rule is -1, and a gRPC call fails with PERMISSION_DENIED and no DeniedError.
 type DeniedError struct {
 	// Source is the caller's SPIFFE ID.
 	Source string `json:"source"`
@@ -93,8 +96,15 @@ func (e *DeniedError) Error() string {
 			fmt.Fprintf(&b, "[%d]", e.Rule)
 		}
 	}
-	fmt.Fprintf(&b, " (%s, rules v%d): %s", e.Layer, e.Version, e.Reason)
+	if e.Version != 0 || e.Reason != "" {
+		fmt.Fprintf(&b, " (%s, rules v%d): %s", e.Layer, e.Version, e.Reason)
+	}
 	return b.String()
+}
+
+// Told returns what the caller may know: all of it when [policy.Decision].Tell is set, else that it is denied. For adapters.
+func (e *DeniedError) Told() *DeniedError {
+	return &DeniedError{Source: e.Source, Destination: e.Destination, Port: e.Port, Decision: e.Decision.Told()}
 }
 
 // Unwrap returns a *policy.RevokedError or *identity.VerifyError on the side that no longer trusts the other's certificate, else nil.

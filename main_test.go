@@ -118,6 +118,7 @@ type rules struct {
 	mu      sync.Mutex
 	rules   []rule
 	version uint64
+	bare    bool // denials are not explained
 	changed chan struct{}
 }
 
@@ -139,7 +140,7 @@ func (rs *rules) Changed() <-chan struct{} {
 func (rs *rules) Authorize(_ context.Context, r *policy.Request) policy.Decision {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	d := policy.Decision{Rule: -1, Version: rs.version, Layer: r.Layer, Reason: "no rule allows " + r.Source.String()}
+	d := policy.Decision{Rule: -1, Version: rs.version, Layer: r.Layer, Tell: !rs.bare, Reason: "no rule allows " + r.Source.String()}
 	for i, x := range rs.rules {
 		if "/"+x.from != r.Source.Path() || x.to != r.Destination {
 			continue

@@ -37,11 +37,11 @@ func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError
 
 // problem is an RFC 9457 problem document.
 type problem struct {
-	Type   string       `json:"type"`
-	Title  string       `json:"title"`
-	Status int          `json:"status"`
-	Detail string       `json:"detail"`
-	Denied *DeniedError `json:"denied"`
+	Type   string          `json:"type"`
+	Title  string          `json:"title"`
+	Status int             `json:"status"`
+	Detail string          `json:"detail"`
+	Denied json.RawMessage `json:"denied,omitempty"`
 }
 
 // writeDenied answers a request with the denial: 403 and a problem document, or what gRPC expects.
@@ -51,15 +51,19 @@ func writeDenied(w http.ResponseWriter, r *http.Request, d *DeniedError) {
 		// A response of headers alone; gRPC over HTTP2, "Responses".
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", "7") // PERMISSION_DENIED
-		h.Set("Grpc-Message", url.PathEscape(d.Error()))
-		h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(grpcDenied(d)))
+		h.Set("Grpc-Message", url.PathEscape(d.Told().Error()))
+		if d.Tell {
+			h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(grpcDenied(d)))
+		}
 		w.WriteHeader(http.StatusOK)
 		return
 	}
 	h.Set(deniedHeader, encodeDenied(d))
-	body, err := json.Marshal(problem{
-		Type: "about:blank", Title: "Denied by the rules of the mesh", Status: http.StatusForbidden, Detail: d.Error(), Denied: d,
-	})
+	p := problem{Type: "about:blank", Title: "Denied by the rules of the mesh", Status: http.StatusForbidden, Detail: d.Told().Error()}
+	if d.Tell {
+		p.Denied = deniedJSON(d)
+	}
+	body, err := json.Marshal(p)
 	if err != nil {
 		w.WriteHeader(http.StatusForbidden)
 		return
@@ -80,5 +84,5 @@ func grpcDenied(d *DeniedError) []byte {
 	entry := field(field(nil, 1, "mesh-denied"), 2, encodeDenied(d))
 	info := field(field(field(nil, 1, "MESH_DENIED"), 2, "github.com/intramesh/mesh"), 3, string(entry))
 	detail := field(field(nil, 1, "type.googleapis.com/google.rpc.ErrorInfo"), 2, string(info))
-	return field(field([]byte{1 << 3, 7}, 2, d.Error()), 3, string(detail)) // the code is PERMISSION_DENIED
+	return field(field([]byte{1 << 3, 7}, 2, d.Told().Error()), 3, string(detail)) // the code is PERMISSION_DENIED
 }

@@ -82,10 +82,9 @@ func (sc *serverConn) verify() bool {
 }
 
 func (sc *serverConn) cutUntrusted(err error) {
-	sc.cut(&DeniedError{
-		Source: sc.net.peer.ID.String(), Destination: sc.mesh.service, Port: sc.port,
-		Decision: notTrusted(err), cause: err,
-	})
+	r, d := sc.request(), notTrusted(err)
+	d.Tell = sc.mesh.policy.Authorize(sc.mesh.ctx, r).Tell && r.Source.MemberOf(sc.mesh.trustDomain)
+	sc.cut(&DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: d, cause: err})
 }
 
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.

@@ -25,7 +25,10 @@ type deniedError struct {
 }
 
 func newDeniedError(d *mesh.DeniedError) *deniedError {
-	bare := status.New(codes.PermissionDenied, d.Error())
+	bare := status.New(codes.PermissionDenied, d.Told().Error())
+	if !d.Tell {
+		return &deniedError{d, bare}
+	}
 	s, err := bare.WithDetails(&errdetails.ErrorInfo{
 		Reason: deniedReason, Domain: deniedDomain, Metadata: map[string]string{deniedKey: d.Encode()},
 	})

@@ -17,5 +17,5 @@
 //	reply, err := pay.NewPaymentsClient(cc).Charge(ctx, request)
 //
 // The error of a refused call is both a gRPC status and, for errors.As, a [*mesh.DeniedError] which
-// names the rule.
+// names the rule, unless the operator of the service does not want denials explained: then it is the code alone.
 package meshgrpc
