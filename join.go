@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -219,6 +220,24 @@ func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeou
 		}
 		return body, err
 	}
+}
+
+// poolIdentity is who this process is among those who gossip. Revoked members get no stream, and are not believed.
+type poolIdentity struct {
+	*identity.Credential
+	rules *policy.Syncer // nil when Config.Policy is set
+}
+
+// VerifyMember implements [gossip.Identity].
+func (p poolIdentity) VerifyMember(chain []*x509.Certificate) (service string, err error) {
+	if service, err = p.Credential.VerifyMember(chain); err != nil || p.rules == nil {
+		return service, err
+	}
+	id, err := spiffeid.FromURI(chain[0].URIs[0])
+	if err != nil {
+		return "", err
+	}
+	return service, policy.EngineOf(p.rules).Revoked(id, chain)
 }
 
 // controlConn is the connection to the control plane that is kept between calls.

@@ -71,7 +71,7 @@ type Mesh struct {
 	service     string
 	trustDomain spiffeid.TrustDomain
 	identity    identity.Source
-	verifier    *identity.Verifier
+	credential  *identity.Credential
 	discovery   discovery.Resolver
 	policy      policy.Authorizer
 	log         *slog.Logger
@@ -85,7 +85,6 @@ type Mesh struct {
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup // our goroutines
-	cert      atomic.Pointer[tls.Certificate]
 	buffers   *buffers
 	conns     *connTable
 	decisions *decisionLog
@@ -171,7 +170,7 @@ func (m *Mesh) start(ctx context.Context) error {
 			return err
 		}
 	}
-	m.verifier = identity.NewVerifier(m.identity)
+	m.credential = identity.NewCredential(m.identity)
 	svid, err := m.identity.GetX509SVID()
 	if err != nil {
 		return fmt.Errorf("identity: %w", err)

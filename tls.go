@@ -33,7 +33,7 @@ func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 		return err
 	})
 	c.ClientAuth = tls.RequireAnyClientCert
-	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.certificate() }
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.credential.Certificate() }
 	return c
 }
 
@@ -53,14 +53,14 @@ func (m *Mesh) clientTLS(service string, alpn []string) *tls.Config {
 		}
 		return nil
 	})
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.certificate() }
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.credential.Certificate() }
 	return c
 }
 
 // verify returns whose certificate a peer showed, when it is valid and not revoked. That it is valid may be remembered from
 // an earlier handshake; whether it is revoked is asked each time.
 func (m *Mesh) verify(chain []*x509.Certificate) (spiffeid.ID, error) {
-	id, err := m.verifier.Verify(chain)
+	id, err := m.credential.Verify(chain)
 	if err != nil {
 		return id, err
 	}
@@ -74,22 +74,6 @@ func (m *Mesh) idOf(service string) spiffeid.ID {
 		return spiffeid.ID{} // no certificate has it
 	}
 	return id
-}
-
-func (m *Mesh) certificate() (*tls.Certificate, error) {
-	svid, err := m.identity.GetX509SVID()
-	if err != nil {
-		return nil, err
-	}
-	if old := m.cert.Load(); old != nil && old.Leaf == svid.Certificates[0] {
-		return old, nil
-	}
-	cert := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
-	for _, c := range svid.Certificates {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	m.cert.Store(cert)
-	return cert, nil
 }
 
 // newPeer describes the verified other end of a finished handshake.

@@ -5,9 +5,14 @@
 // # Trust
 //
 // Every packet and stream is encrypted with the pool's keys: who has none can neither read nor
-// speak, nor can a pool with another [Config.Label]. A member of the pool can still lie about
-// others. That is why what is said here is only a hint where to connect, and who answers is
-// decided by the certificate it shows, and why a member that others call dead
+// speak, nor can a pool with another [Config.Label]. What a member announces is signed with the key of its
+// certificate ([Config.Identity]), and each member can announce its own service alone. The signature is looked at once
+// for each record, in the background, when somebody looks the service up: until then the endpoint is
+// suspect, and so it stays when the process at the member's address can't show that certificate. Who lies
+// is left out, counted and logged; see [Member.Refused].
+//
+// A member of the pool can still lie about whether others live. That is why what is said here is only a hint where to
+// connect, and who answers is decided by the certificate it shows, and why a member that others call dead
 // keeps its endpoints, marked suspect, for [Config.SuspectTTL].
 //
 // # Joining
@@ -62,6 +67,10 @@ type Config struct {
 	Advertise netip.Addr
 	// Keys are the pool's AES-256 keys, 32 bytes each. The first one encrypts, all decrypt.
 	Keys [][]byte
+	// Identity signs what this member announces, and makes streams mutual TLS. Then only members of its trust domain
+	// take part, each can announce its own service alone, and endpoints are suspect until the member has shown the
+	// certificate that allows them. Nil leaves all that out: whoever has a key may announce what it wants.
+	Identity Identity
 	// Label keeps pools apart that could reach each other. It is not secret.
 	Label string
 	// Seeds are "host:port" of members to join through, looked up at every attempt.

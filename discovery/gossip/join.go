@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -33,6 +34,7 @@ func (m *Member) stayJoined() {
 		if m.reach(m.candidates()) {
 			m.markJoined()
 		}
+		m.renew()
 		if err := m.remember(); err != nil {
 			m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
 		}
@@ -53,6 +55,14 @@ func (m *Member) stayJoined() {
 	}
 }
 
+// renew signs what we announce again when our certificate was renewed, and asks for those of others that have expired.
+func (m *Member) renew() {
+	if err := m.announce(m.ctx, m.pool.renew); err != nil && m.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		m.cfg.Logger.Warn("gossip: what this process announces can't be signed anew", "error", err)
+	}
+	m.pool.recheck(time.Now())
+}
+
 func (m *Member) markJoined() {
 	if !m.isJoined() {
 		close(m.joined) // only stayJoined does
@@ -71,10 +81,8 @@ func (m *Member) isJoined() bool {
 // candidates are seeds and remembered peers that are not members now, some of each.
 func (m *Member) candidates() []netip.AddrPort {
 	living := map[netip.AddrPort]bool{m.addr: true}
-	for _, o := range m.Members() {
-		if o.Suspect.IsZero() {
-			living[o.Addr] = true
-		}
+	for _, addr := range m.pool.living() {
+		living[addr] = true
 	}
 	if len(living) > 1 {
 		m.markJoined() // someone else came to us
@@ -94,12 +102,7 @@ func (m *Member) candidates() []netip.AddrPort {
 }
 
 func (m *Member) someMember() []netip.AddrPort {
-	var living []netip.AddrPort
-	for _, o := range m.Members() {
-		if o.Suspect.IsZero() && !o.Self {
-			living = append(living, o.Addr)
-		}
-	}
+	living := m.pool.living()
 	if len(living) == 0 {
 		return nil
 	}

@@ -78,10 +78,13 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 		return nil, err
 	}
 	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{})}
-	m.pool = newPool(cfg, addr)
+	if m.pool, err = newPool(cfg, addr); err != nil {
+		return nil, errors.Join(err, packets.Close(), ln.Close())
+	}
+	m.pool.prove = m.prove
 	list := m.listConfig()
 	t := transport.New(transport.Config{
-		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Logger: cfg.Logger,
+		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger,
 		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger}),
 	})
 	list.Transport, m.wire = t, t
@@ -123,14 +126,14 @@ func (m *Member) Addr() netip.AddrPort { return m.addr }
 func (m *Member) Joined() <-chan struct{} { return m.joined }
 
 // Lookup implements [discovery.Resolver].
-func (m *Member) Lookup(service string) discovery.Snapshot { return m.pool.table.Lookup(service) }
+func (m *Member) Lookup(service string) discovery.Snapshot { return m.pool.lookup(service) }
 
 // Register implements [discovery.Registrar]. An endpoint whose Addr has an unspecified IP is announced
 // with the member's own, one without Zone with [Config.Zone]. Everything that a member announces
 // must fit one record of 512 bytes, which holds about 25 endpoints; the error is a
 // [*FullError] when it does not. After Leave or Close it is net.ErrClosed.
 func (m *Member) Register(ctx context.Context, ep discovery.Endpoint) error {
-	if err := m.announce(ctx, func() error { return m.pool.register(ep) }); err != nil {
+	if err := m.announce(ctx, func() (bool, error) { return m.pool.register(ep) }); err != nil {
 		return fmt.Errorf("gossip: register %s: %w", ep.Service, err)
 	}
 	return nil
@@ -138,14 +141,14 @@ func (m *Member) Register(ctx context.Context, ep discovery.Endpoint) error {
 
 // Deregister implements [discovery.Registrar].
 func (m *Member) Deregister(ctx context.Context, ep discovery.Endpoint) error {
-	if err := m.announce(ctx, func() error { m.pool.deregister(ep); return nil }); err != nil {
+	if err := m.announce(ctx, func() (bool, error) { return m.pool.deregister(ep) }); err != nil {
 		return fmt.Errorf("gossip: deregister %s: %w", ep.Service, err)
 	}
 	return nil
 }
 
 // announce makes a change and sends it on its way.
-func (m *Member) announce(ctx context.Context, change func() error) error {
+func (m *Member) announce(ctx context.Context, change func() (changed bool, err error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -154,8 +157,7 @@ func (m *Member) announce(ctx context.Context, change func() error) error {
 	if m.goodbye != nil || m.closed {
 		return net.ErrClosed
 	}
-	before := m.pool.generation()
-	if err := change(); err != nil || m.pool.generation() == before {
+	if changed, err := change(); err != nil || !changed {
 		return err
 	}
 	// The news is queued when the wait begins; a wait of 0 would last until it was sent.
@@ -177,14 +179,13 @@ func (m *Member) Leave(ctx context.Context) error {
 	}
 	done := make(chan struct{})
 	m.goodbye = done
-	m.pool.withdraw()
-	tell := m.pool.generation() > 0
+	tell, failed := m.pool.withdraw()
 	m.mu.Unlock()
 	m.wg.Go(func() {
 		defer close(done)
-		var err error
+		err := failed
 		if tell { // the goodbye would replace a withdrawal, ours or Deregister's, that is still on its way
-			err = m.list.UpdateNode(leavePatience)
+			err = errors.Join(err, m.list.UpdateNode(leavePatience))
 		}
 		if err := errors.Join(err, m.list.Leave(leavePatience)); err != nil {
 			m.cfg.Logger.Warn("gossip: some may not have heard that we left", "error", err)

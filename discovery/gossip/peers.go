@@ -120,12 +120,6 @@ func (p *peers) save() error {
 
 // remember keeps the members of now for later.
 func (m *Member) remember() error {
-	var living []netip.AddrPort
-	for _, o := range m.Members() {
-		if o.Suspect.IsZero() && !o.Self {
-			living = append(living, o.Addr)
-		}
-	}
-	m.peers.see(living, m.pool.takeLeft(), time.Now())
+	m.peers.see(m.pool.living(), m.pool.takeLeft(), time.Now())
 	return m.peers.save()
 }

@@ -2,6 +2,9 @@ package gossip
 
 import (
 	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -28,58 +31,69 @@ func (e *FullError) Error() string {
 // pool is what is known of the members. It learns from memberlist by way of news, which the
 // run loop applies: memberlist calls back under its own lock.
 type pool struct {
-	table *table.Table
-	log   *slog.Logger
-	addr  netip.AddrPort
-	name  string
-	zone  string
-	ttl   time.Duration
-	wake  chan struct{} // capacity 1
+	table    *table.Table // the services that were looked up
+	log      *slog.Logger
+	addr     netip.AddrPort
+	name     string
+	label    string
+	zone     string
+	ttl      time.Duration
+	identity Identity // nil: records are not signed
+	prove    func(ctx context.Context, addr string) (*proof, error)
+	wake     chan struct{} // capacity 1
 
 	newsMu sync.Mutex
 	news   map[string]news // by member; the latest counts
 
-	mu      sync.Mutex
-	own     record.Record
-	encoded []byte
-	members map[string]*member // without us
-	left    []netip.AddrPort   // of those who left, see takeLeft
-}
+	applyMu sync.Mutex // serializes apply, so that news stay in order
 
-// news is what memberlist said last about a member.
-type news struct {
-	gone bool
-	addr netip.AddrPort
-	meta []byte
+	mu        sync.Mutex
+	own       record.Record
+	announced bool // something other than nothing
+	encoded   []byte
+	members   map[string]*member   // without us
+	services  map[string][]*member // who announces what, without us
+	wanted    map[string]bool      // services in the table
+	dirty     map[string]bool      // services whose snapshot is out of date
+	appeared  bool                 // a service that nobody announced before
+	dead      map[*member]struct{}
+	checks    map[*member]*check
+	checking  int               // of checks, under way
+	goodbyes  map[string]uint64 // generation of the last record, by members that left
+	left      []netip.AddrPort  // of those who left, see takeLeft
+	refused   Refused
 }
 
 // member is another process.
 type member struct {
-	addr   netip.AddrPort
-	record record.Record
-	dead   time.Time // since when it is held dead; zero if it lives
+	name     string
+	addr     netip.AddrPort
+	meta     []byte // its record as it came; shared with memberlist, which does not change it
+	services []string
+	eps      []discovery.Endpoint // of meta, once they were needed
+	dead     time.Time            // since when it is held dead; zero if it lives
+
+	generation uint64
+	asked      int64  // for its certificate, in Unix milliseconds
+	proof      *proof // nil until it was needed
+	verified   bool   // proof's key has signed meta
+	lies       bool   // it says what its certificate does not allow, or another speaks in its name
+	next       []byte // a newer record that another certificate's key has signed
 }
 
-func newPool(cfg Config, addr netip.AddrPort) *pool {
+func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 	p := &pool{
-		table: table.New(), log: cfg.Logger, addr: addr, name: cfg.Instance, zone: cfg.Zone,
-		ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
-		news: make(map[string]news), members: make(map[string]*member),
-		own: record.Record{Zone: cfg.Zone},
+		table: table.New(), log: cfg.Logger, addr: addr, name: cfg.Instance, label: cfg.Label, zone: cfg.Zone,
+		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
+		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
+		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]struct{}),
+		checks: make(map[*member]*check), goodbyes: make(map[string]uint64),
 	}
-	p.encoded = p.own.Encode(addr.Addr())
-	return p
-}
-
-// generation is that of our own record.
-func (p *pool) generation() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.own.Generation
+	return p, p.announce(record.Record{})
 }
 
 // register adds ep to our record, or replaces the one for the same service and port.
-func (p *pool) register(ep discovery.Endpoint) error {
+func (p *pool) register(ep discovery.Endpoint) (changed bool, err error) {
 	ep.Instance, ep.Suspect = p.name, false
 	if ep.Addr.Addr().IsUnspecified() {
 		ep.Addr = netip.AddrPortFrom(p.addr.Addr(), ep.Addr.Port())
@@ -89,31 +103,80 @@ func (p *pool) register(ep discovery.Endpoint) error {
 		ep.Zone = p.zone
 	}
 	if err := record.Check(ep); err != nil {
-		return err
+		return false, err
+	}
+	if err := p.mayAnnounce(ep.Service); err != nil {
+		return false, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if slices.Contains(p.own.Endpoints, ep) {
+		return false, nil
+	}
+	next := p.own
+	next.Endpoints = append(p.without(ep), ep)
+	return true, p.announce(next)
+}
+
+// mayAnnounce returns an error for a service that our certificate is not for: others would not believe us.
+func (p *pool) mayAnnounce(service string) error {
+	if p.identity == nil {
 		return nil
 	}
-	return p.announce(append(p.without(ep), ep), ep.Service)
+	cert, err := p.identity.Certificate()
+	if err != nil {
+		return err
+	}
+	chain := make([]*x509.Certificate, len(cert.Certificate))
+	for i, der := range cert.Certificate {
+		if chain[i], err = x509.ParseCertificate(der); err != nil {
+			return err
+		}
+	}
+	own, err := p.identity.VerifyMember(chain)
+	if err != nil {
+		return err
+	}
+	if own != service {
+		return &lieError{own, service}
+	}
+	return nil
 }
 
-func (p *pool) deregister(ep discovery.Endpoint) {
+func (p *pool) deregister(ep discovery.Endpoint) (changed bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if rest := p.without(ep); len(rest) < len(p.own.Endpoints) {
-		_ = p.announce(rest, ep.Service) // smaller always fits
+	next := p.own
+	if next.Endpoints = p.without(ep); len(next.Endpoints) == len(p.own.Endpoints) {
+		return false, nil
 	}
+	return true, p.announce(next)
 }
 
-// withdraw removes everything from our record.
-func (p *pool) withdraw() {
+// withdraw removes everything from our record, for good. It reports whether there ever was anything.
+func (p *pool) withdraw() (announced bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.own.Endpoints) > 0 {
-		_ = p.announce(nil, services(p.own)...) // smaller always fits
+	next := p.own
+	next.Endpoints, next.Left = nil, true
+	return p.announced, p.announce(next)
+}
+
+// renew signs our record anew when the certificate was replaced.
+func (p *pool) renew() (changed bool, err error) {
+	if p.identity == nil {
+		return false, nil
 	}
+	cert, err := p.identity.Certificate()
+	if err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if record.HashOf(cert.Certificate[0]) == p.own.Cert {
+		return false, nil
+	}
+	return true, p.announce(p.own)
 }
 
 // without returns our endpoints but for the one with the service and port of ep.
@@ -123,22 +186,57 @@ func (p *pool) without(ep discovery.Endpoint) []discovery.Endpoint {
 	})
 }
 
-// announce replaces our record; p.mu is held.
-func (p *pool) announce(endpoints []discovery.Endpoint, changed ...string) error {
-	next := record.Record{Zone: p.zone, Generation: p.own.Generation + 1, Endpoints: endpoints}
-	encoded := next.Encode(p.addr.Addr())
+// announce replaces our record; p.mu is held. The generation goes on from the clock, so that whoever restarts under
+// its old name is believed.
+func (p *pool) announce(next record.Record) error {
+	next.Zone = p.zone
+	next.Generation = max(p.own.Generation+1, uint64(time.Now().UnixMilli())) //nolint:gosec // after 1970
+	encoded, err := p.seal(&next)
+	if err != nil {
+		return err
+	}
 	if len(encoded) > record.MaxSize {
 		return &FullError{len(encoded), record.MaxSize}
 	}
+	for _, r := range []record.Record{p.own, next} {
+		for _, service := range services(r) {
+			p.appeared = p.appeared || !p.exists(service)
+			p.dirty[service] = true
+		}
+	}
+	p.announced = p.announced || len(next.Endpoints) > 0
 	p.own, p.encoded = next, encoded
-	p.publish(changed...)
+	p.publish()
 	return nil
 }
 
-// run applies news and lets suspects expire, until ctx is done.
+// seal encodes and signs our record.
+func (p *pool) seal(r *record.Record) ([]byte, error) {
+	if p.identity == nil {
+		return r.Encode(p.addr.Addr()), nil
+	}
+	cert, err := p.identity.Certificate()
+	if err != nil {
+		return nil, err
+	}
+	key, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the certificate's key can't sign")
+	}
+	r.Cert = record.HashOf(cert.Certificate[0])
+	return record.Sign(r.Encode(p.addr.Addr()), p.subject(p.name, p.addr), key)
+}
+
+func (p *pool) subject(name string, addr netip.AddrPort) record.Subject {
+	return record.Subject{Label: p.label, Instance: name, Addr: addr.String()}
+}
+
+// run applies news, lets suspects expire and has records verified, until ctx is done.
 func (p *pool) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var workers sync.WaitGroup
+	defer workers.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -146,53 +244,23 @@ func (p *pool) run(ctx context.Context) {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		if next, ok := p.apply(time.Now()); ok {
+		now := time.Now()
+		next, ok := p.apply(now)
+		if due, some := p.startChecks(ctx, &workers, now); some && (!ok || due < next) {
+			next, ok = due, true
+		}
+		if ok {
 			timer.Reset(next)
 		}
 	}
 }
 
-// apply brings the members up to date. It returns how long until a suspect may expire.
-func (p *pool) apply(now time.Time) (next time.Duration, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.newsMu.Lock()
-	all := p.news
-	p.news = make(map[string]news)
-	p.newsMu.Unlock()
-	var changed []string
-	for name, n := range all {
-		m := p.members[name]
-		if n.gone {
-			if m == nil || !m.dead.IsZero() {
-				continue
-			}
-			changed = append(changed, services(m.record)...)
-			m.dead = now
-			if len(m.record.Endpoints) == 0 {
-				delete(p.members, name) // it left, or never mattered
-				p.left = append(p.left, m.addr)
-			}
-			p.log.Info("gossip: member gone", "instance", name, "addr", m.addr, "endpoints", len(m.record.Endpoints))
-			continue
-		}
-		r, err := record.Decode(n.meta, name, n.addr.Addr())
-		if err != nil {
-			p.log.Warn("gossip: unreadable record", "instance", name, "addr", n.addr, "error", err)
-			r = record.Record{}
-		}
-		if m == nil {
-			m = &member{}
-			p.members[name] = m
-			p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
-		}
-		changed = append(changed, services(m.record)...)
-		*m = member{addr: n.addr, record: r}
-		changed = append(changed, services(r)...)
+// poke makes run look.
+func (p *pool) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
-	gone, next, ok := p.expire(now)
-	p.publish(append(changed, gone...)...)
-	return next, ok
 }
 
 // takeLeft returns the addresses of members that left since the last call.

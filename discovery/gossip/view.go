@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/memberlist"
-
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
 )
@@ -27,8 +25,13 @@ type MemberInfo struct {
 	Self bool
 	// Suspect is since when the member is held dead. It is zero for one that lives.
 	Suspect time.Time
-	// Endpoints are what it announces.
+	// Endpoints are what it announces, believed or not.
 	Endpoints []discovery.Endpoint
+	// Verified is set when its certificate was seen to allow what it announces. That is only looked at when the service
+	// is looked up, and never in a pool without identities.
+	Verified bool
+	// Bundle is the version of the rules that it says it has in force, 0 if it says nothing.
+	Bundle uint64
 }
 
 // Members returns what is known of all members, this one included, by Instance.
@@ -36,68 +39,91 @@ func (m *Member) Members() []MemberInfo {
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []MemberInfo{{Instance: p.name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints)}}
+	all := []MemberInfo{{
+		Instance: p.name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints), Verified: p.identity != nil, Bundle: p.own.Bundle,
+	}}
 	for name, o := range p.members {
+		r, _ := record.Decode(o.meta, name, o.addr.Addr()) // what can't be read is empty
 		all = append(all, MemberInfo{
-			Instance: name, Addr: o.addr, Suspect: o.dead, Endpoints: slices.Clone(o.record.Endpoints),
+			Instance: name, Addr: o.addr, Suspect: o.dead, Endpoints: r.Endpoints, Verified: o.verified, Bundle: r.Bundle,
 		})
 	}
 	slices.SortFunc(all, func(a, b MemberInfo) int { return strings.Compare(a.Instance, b.Instance) })
 	return all
 }
 
-// expire drops dead members whose time is over, and returns the services that they had. p.mu is
-// held.
-func (p *pool) expire(now time.Time) (changed []string, next time.Duration, ok bool) {
-	living := map[netip.AddrPort]bool{p.addr: true}
-	dead := false
+// living returns the gossip addresses of the others.
+func (p *pool) living() []netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []netip.AddrPort
 	for _, m := range p.members {
-		dead = dead || !m.dead.IsZero()
 		if m.dead.IsZero() {
-			living[m.addr] = true
+			all = append(all, m.addr)
 		}
 	}
-	if !dead {
-		return nil, 0, false
+	return all
+}
+
+// lookup returns the snapshot of a service. The first lookup makes it, and has those asked for their certificates who
+// announce it.
+func (p *pool) lookup(service string) discovery.Snapshot {
+	if s := p.table.Lookup(service); len(s.Endpoints) > 0 {
+		return s
 	}
-	for name, m := range p.members {
-		if m.dead.IsZero() {
-			continue
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.wanted[service] && p.exists(service) {
+		service = p.intern(strings.Clone(service))
+		p.wanted[service], p.dirty[service] = true, true
+		for _, m := range p.services[service] {
+			if p.identity != nil && !m.verified && !m.lies {
+				p.schedule(m, time.Now(), 0)
+			}
 		}
+		p.publish()
+	}
+	return p.table.Lookup(service) // what appears after this wakes whoever waits
+}
+
+// exists reports whether anybody announces the service.
+func (p *pool) exists(service string) bool {
+	return len(p.services[service]) > 0 ||
+		slices.ContainsFunc(p.own.Endpoints, func(ep discovery.Endpoint) bool { return ep.Service == service })
+}
+
+// expire forgets dead members whose time is over. p.mu is held.
+func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
+	for m := range p.dead {
 		left := m.dead.Add(p.ttl).Sub(now)
 		if left <= 0 && p.needed(m) {
 			left = m.dead.Add(patience * p.ttl).Sub(now)
 		}
-		// Who lives at the same address now is the same process, restarted.
-		if left <= 0 || living[m.addr] {
-			delete(p.members, name)
-			changed = append(changed, services(m.record)...)
+		if left <= 0 {
+			p.forget(m)
 			continue
 		}
 		if !ok || left < next {
 			next, ok = left, true
 		}
 	}
-	return changed, next, ok
+	return next, ok
 }
 
-// needed reports whether more than half of the endpoints of one of m's services belong to the dead.
+// needed reports whether more than half of those who announce one of m's services are dead.
 func (p *pool) needed(m *member) bool {
-	for _, service := range services(m.record) {
-		of := func(r record.Record) (n int) {
-			for _, ep := range r.Endpoints {
-				if ep.Service == service {
-					n++
-				}
-			}
-			return n
+	for _, service := range m.services {
+		alive, dead := 0, 0
+		if slices.Contains(services(p.own), service) {
+			alive = 1
 		}
-		alive, dead := of(p.own), 0
-		for _, o := range p.members {
-			if o.dead.IsZero() {
-				alive += of(o.record)
-			} else {
-				dead += of(o.record)
+		for _, o := range p.services[service] {
+			switch {
+			case o.lies:
+			case o.dead.IsZero():
+				alive++
+			default:
+				dead++
 			}
 		}
 		if dead > alive {
@@ -107,38 +133,65 @@ func (p *pool) needed(m *member) bool {
 	return false
 }
 
-// publish rebuilds the snapshots of the named services. p.mu is held.
-func (p *pool) publish(changed ...string) {
-	if len(changed) == 0 {
-		return
+// publish rebuilds the snapshots that are out of date. p.mu is held.
+func (p *pool) publish() {
+	now := make(map[string][]discovery.Endpoint)
+	for service := range p.dirty {
+		if !p.wanted[service] {
+			continue
+		}
+		eps := p.endpoints(service)
+		if now[service] = eps; !p.exists(service) {
+			delete(p.wanted, service)
+		}
 	}
-	now := make(map[string][]discovery.Endpoint, len(changed))
-	for _, service := range changed {
-		now[service] = nil
+	clear(p.dirty)
+	if len(now) > 0 {
+		p.table.Update(now)
 	}
-	add := func(r record.Record, suspect bool) {
-		for _, ep := range r.Endpoints {
-			eps, wanted := now[ep.Service]
-			if !wanted {
+	if p.appeared {
+		p.appeared = false
+		p.table.Appeared()
+	}
+}
+
+// endpoints returns those of a service, of members that may be believed. Those of the dead, and of members whose word is
+// not verified, are suspect.
+func (p *pool) endpoints(service string) []discovery.Endpoint {
+	type place struct {
+		port string
+		addr netip.AddrPort
+	}
+	var eps []discovery.Endpoint
+	taken := make(map[place]bool)
+	for _, ep := range p.own.Endpoints {
+		if ep.Service == service {
+			eps = append(eps, ep)
+			taken[place{ep.Port, ep.Addr}] = true
+		}
+	}
+	for _, wantSuspect := range []bool{false, true} {
+		for _, m := range p.services[service] {
+			suspect := !m.dead.IsZero() || p.identity != nil && !m.verified
+			if m.lies || suspect != wantSuspect {
 				continue
 			}
-			if ep.Suspect = suspect; suspect && slices.ContainsFunc(eps, func(o discovery.Endpoint) bool {
-				return o.Port == ep.Port && o.Addr == ep.Addr && !o.Suspect
-			}) {
-				continue // someone who lives took over the address
+			if m.eps == nil {
+				r, _ := record.Decode(m.meta, m.name, m.addr.Addr()) // it was read before
+				m.eps = r.Endpoints
 			}
-			now[ep.Service] = append(eps, ep)
+			for _, ep := range m.eps {
+				at := place{ep.Port, ep.Addr}
+				if ep.Service != service || suspect && taken[at] {
+					continue // someone who lives took over the address
+				}
+				ep.Suspect = suspect
+				eps = append(eps, ep)
+				taken[at] = taken[at] || !suspect
+			}
 		}
 	}
-	add(p.own, false)
-	for _, suspect := range []bool{false, true} {
-		for _, m := range p.members {
-			if m.dead.IsZero() != suspect {
-				add(m.record, suspect)
-			}
-		}
-	}
-	p.table.Update(now)
+	return eps
 }
 
 func services(r record.Record) []string {
@@ -150,48 +203,3 @@ func services(r record.Record) []string {
 	}
 	return all
 }
-
-// NotifyJoin implements [memberlist.EventDelegate].
-func (p *pool) NotifyJoin(n *memberlist.Node) { p.hear(n, false) }
-
-// NotifyUpdate implements [memberlist.EventDelegate].
-func (p *pool) NotifyUpdate(n *memberlist.Node) { p.hear(n, false) }
-
-// NotifyLeave implements [memberlist.EventDelegate]. It is called for the dead and for those who say
-// that they leave; the latter have withdrawn their endpoints before.
-func (p *pool) NotifyLeave(n *memberlist.Node) { p.hear(n, true) }
-
-// hear keeps a copy, since memberlist goes on to change the node, and never blocks, since
-// memberlist holds its lock.
-func (p *pool) hear(n *memberlist.Node, gone bool) {
-	if n.Name == p.name {
-		return
-	}
-	ip, _ := netip.AddrFromSlice(n.Addr)
-	p.newsMu.Lock()
-	p.news[n.Name] = news{gone: gone, addr: netip.AddrPortFrom(ip.Unmap(), n.Port), meta: slices.Clone(n.Meta)}
-	p.newsMu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// NodeMeta implements [memberlist.Delegate]. The limit is record.MaxSize.
-func (p *pool) NodeMeta(int) []byte {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.encoded
-}
-
-// NotifyMsg implements [memberlist.Delegate].
-func (p *pool) NotifyMsg([]byte) {}
-
-// GetBroadcasts implements [memberlist.Delegate].
-func (p *pool) GetBroadcasts(int, int) [][]byte { return nil }
-
-// LocalState implements [memberlist.Delegate].
-func (p *pool) LocalState(bool) []byte { return nil }
-
-// MergeRemoteState implements [memberlist.Delegate].
-func (p *pool) MergeRemoteState([]byte, bool) {}

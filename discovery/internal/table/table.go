@@ -103,6 +103,16 @@ func (t *Table) Replace(endpoints []discovery.Endpoint) {
 	t.Update(changes)
 }
 
+// Appeared closes the Changed of all unknown services: one of them may have become known to whoever fills the table
+// when it is asked for.
+func (t *Table) Appeared() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.view.Load()
+	t.view.Store(&view{old.services, make(chan struct{})})
+	close(old.unknown)
+}
+
 // compare orders by port first, so that the endpoints of one port lie together.
 func compare(a, b discovery.Endpoint) int {
 	return cmp.Or(

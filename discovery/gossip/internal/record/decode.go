@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/intramesh/mesh/discovery"
 )
@@ -31,9 +32,15 @@ func Decode(b []byte, instance string, member netip.Addr) (Record, error) {
 		case tagZone:
 			r.Zone = string(value)
 		case tagGeneration:
-			v := decoder{b: value}
-			r.Generation = v.uvarint()
-			d.bad = d.bad || v.bad
+			r.Generation = d.number(value)
+		case tagBundle:
+			r.Bundle = d.number(value)
+		case tagCert:
+			d.bad = d.bad || copy(r.Cert[:], value) != len(r.Cert)
+		case tagLeft:
+			r.Left = true
+		case tagSignature:
+			d.bad = d.bad || len(d.b) > 0
 		case tagEndpoint:
 			endpoints = append(endpoints, decoder{b: value})
 		}
@@ -52,6 +59,9 @@ func Decode(b []byte, instance string, member netip.Addr) (Record, error) {
 		}
 		if err := Check(ep); err != nil {
 			return Record{}, err
+		}
+		if slices.ContainsFunc(r.Endpoints, func(o discovery.Endpoint) bool { return o.Service == ep.Service && o.Port == ep.Port }) {
+			return Record{}, fmt.Errorf("%s: port %q is announced twice", ep.Service, ep.Port)
 		}
 		r.Endpoints = append(r.Endpoints, ep)
 	}
@@ -90,6 +100,14 @@ func (d *decoder) endpoint(zone string, member netip.Addr) discovery.Endpoint {
 		ep.Addr = netip.AddrPortFrom(member.Unmap(), binary.BigEndian.Uint16(port))
 	}
 	return ep
+}
+
+// number reads a value that is one number.
+func (d *decoder) number(value []byte) uint64 {
+	v := decoder{b: value}
+	n := v.uvarint()
+	d.bad = d.bad || v.bad
+	return n
 }
 
 func (d *decoder) fixed(n int) []byte {

@@ -2,10 +2,12 @@
 //
 // On the wire it is a version byte and fields; a field is a tag byte, the length of the value
 // as an unsigned varint, and the value. Unknown fields, and what follows the known parts of an
-// endpoint, are skipped, so that members of different age understand each other.
+// endpoint, are skipped, so that members of different age understand each other. A signature is the last
+// field, and covers all before it; see [Sign].
 package record
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +26,10 @@ const (
 	tagZone       = 1
 	tagGeneration = 2
 	tagEndpoint   = 3
+	tagBundle     = 4
+	tagCert       = 5
+	tagSignature  = 6
+	tagLeft       = 7
 )
 
 // Flags of an endpoint; the two lowest bits hold the state.
@@ -41,12 +47,27 @@ const (
 	maxName    = 63
 )
 
+// A CertHash names a certificate: the first half of the SHA-256 of its DER form.
+type CertHash [16]byte
+
+// HashOf returns the hash of a certificate in DER form.
+func HashOf(der []byte) CertHash {
+	sum := sha256.Sum256(der)
+	return CertHash(sum[:])
+}
+
 // A Record is what a member announces.
 type Record struct {
 	// Zone is the locality of all endpoints that have none of their own.
 	Zone string
 	// Generation grows with each change that the member makes.
 	Generation uint64
+	// Bundle is the version of the rules in force; 0 is none.
+	Bundle uint64
+	// Left says that the member is gone for good.
+	Left bool
+	// Cert is the certificate whose key signs the record; zero in a pool without identities.
+	Cert CertHash
 	// Endpoints are complete, Instance and Addr included.
 	Endpoints []discovery.Endpoint
 }
@@ -88,6 +109,15 @@ func (r Record) Encode(member netip.Addr) []byte {
 		b = appendField(b, tagZone, []byte(r.Zone))
 	}
 	b = appendField(b, tagGeneration, binary.AppendUvarint(nil, r.Generation))
+	if r.Bundle != 0 {
+		b = appendField(b, tagBundle, binary.AppendUvarint(nil, r.Bundle))
+	}
+	if r.Left {
+		b = appendField(b, tagLeft, nil)
+	}
+	if r.Cert != (CertHash{}) {
+		b = appendField(b, tagCert, r.Cert[:])
+	}
 	for _, ep := range r.Endpoints {
 		b = appendField(b, tagEndpoint, r.endpoint(ep, member))
 	}

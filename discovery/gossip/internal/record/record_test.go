@@ -20,7 +20,7 @@ var member = netip.MustParseAddr("192.0.2.1")
 func sample() record.Record {
 	at := netip.MustParseAddrPort
 	return record.Record{
-		Zone: "eu-west-1a", Generation: 300,
+		Zone: "eu-west-1a", Generation: 1_800_000_000_000, Bundle: 17, Cert: record.HashOf([]byte("a certificate")),
 		Endpoints: []discovery.Endpoint{
 			{Service: "payments", Instance: "i", Zone: "eu-west-1a", Addr: at("192.0.2.1:443"), Weight: 300},
 			{Service: "payments", Port: "admin", Instance: "i", Addr: at("192.0.2.9:1"), State: discovery.Draining},
@@ -40,7 +40,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
-	if b := sample().Encode(member); len(b) > 110 {
+	if b := sample().Encode(member); len(b) > 140 {
 		t.Errorf("three endpoints take %d bytes", len(b))
 	}
 }
@@ -72,6 +72,9 @@ func TestMalformed(t *testing.T) {
 		"escape":        {1, 3, 6, 0, 0, 80, 1, 0x1b, 0},
 		"short IPv6":    {1, 3, 8, 1 << 4, 0, 80, 1, 'a', 0, 1, 2},
 		"heavy":         {1, 3, 9, 1 << 2, 0, 80, 1, 'a', 0, 0xff, 0xff, 0x7f},
+		"short hash":    {1, 5, 1, 0},
+		"port twice":    {1, 3, 6, 0, 0, 80, 1, 'a', 0, 3, 6, 0, 0, 81, 1, 'a', 0},
+		"after the end": append(append(bytes.Clone(whole), 6, 1, 0), 2, 1, 9),
 		"too large":     append(whole, bytes.Repeat([]byte{200, 0}, 256)...),
 	} {
 		if r, err := record.Decode(b, "i", member); err == nil {

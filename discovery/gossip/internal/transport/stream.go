@@ -96,6 +96,7 @@ func purpose(direction string, id [idSize]byte, i int, last bool) string {
 // and reads one. Only messages that are authentic and pass the guard are read.
 type stream struct {
 	net.Conn
+	raw     net.Conn // what Conn is, or runs on
 	t       *Transport
 	inbound bool
 	host    netip.Addr // who opened an inbound stream
@@ -105,7 +106,7 @@ type stream struct {
 }
 
 func (t *Transport) outbound(conn net.Conn) *stream {
-	s := &stream{Conn: conn, t: t}
+	s := &stream{Conn: conn, raw: conn, t: t}
 	_, _ = rand.Read(s.id[:]) // never fails, see its documentation
 	return s
 }

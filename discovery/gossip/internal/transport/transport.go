@@ -4,6 +4,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,8 +37,8 @@ type Guard interface {
 	Stream(b []byte, request bool) ([]byte, error)
 }
 
-// Config is what New needs; all fields but Logger are required. The transport closes Packets and
-// Listener.
+// Config is what New needs; all fields but Identity are required. The transport closes Packets and
+// Listener. With an Identity, streams are mutual TLS.
 type Config struct {
 	Packets   net.PacketConn
 	Listener  net.Listener
@@ -45,12 +46,14 @@ type Config struct {
 	Advertise netip.AddrPort
 	Sealer    *Sealer
 	Guard     Guard
+	Identity  Identity
 	Logger    *slog.Logger
 }
 
 // A Transport is a [memberlist.NodeAwareTransport].
 type Transport struct {
 	cfg     Config
+	tls     *tls.Config // of streams; nil without an Identity
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	ctx     context.Context
@@ -74,6 +77,9 @@ func New(cfg Config) *Transport {
 		streams: make(chan net.Conn),
 		open:    make(map[*stream]struct{}),
 		inbound: make(map[netip.Addr]int),
+	}
+	if cfg.Identity != nil {
+		t.tls = config(cfg.Identity)
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.wg.Go(t.readPackets)
@@ -114,7 +120,7 @@ func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 func (t *Transport) DialTimeout(address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, StreamTimeout))
 	defer cancel()
-	conn, err := t.cfg.Dial(ctx, "tcp", address)
+	conn, err := t.dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +153,7 @@ func (t *Transport) Shutdown() error {
 	t.open = nil
 	t.mu.Unlock()
 	for s := range open {
-		_ = s.Conn.Close() // whoever uses it sees the error
+		_ = s.raw.Close() // whoever uses it sees the error
 	}
 	err := errors.Join(ignoreClosed(t.cfg.Packets.Close()), ignoreClosed(t.cfg.Listener.Close()))
 	t.wg.Wait()
@@ -233,7 +239,7 @@ func (t *Transport) accept() {
 			}
 			continue
 		}
-		s := &stream{Conn: conn, t: t, inbound: true}
+		s := &stream{Conn: conn, raw: conn, t: t, inbound: true}
 		if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 			s.host = site(from.Addr().Unmap())
 		}
@@ -257,6 +263,9 @@ func site(ip netip.Addr) netip.Addr {
 // serve hands the stream to memberlist once its request is known to be good.
 func (t *Transport) serve(s *stream) {
 	err := s.SetDeadline(time.Now().Add(StreamTimeout))
+	if err == nil {
+		err = t.accepted(s)
+	}
 	if err == nil {
 		err = s.receive()
 	}

@@ -1,0 +1,247 @@
+package gossip
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+)
+
+// news is what memberlist said last about a member.
+type news struct {
+	gone bool
+	addr netip.AddrPort
+	meta []byte
+}
+
+// NotifyJoin implements [memberlist.EventDelegate].
+func (p *pool) NotifyJoin(n *memberlist.Node) { p.hear(n, false) }
+
+// NotifyUpdate implements [memberlist.EventDelegate].
+func (p *pool) NotifyUpdate(n *memberlist.Node) { p.hear(n, false) }
+
+// NotifyLeave implements [memberlist.EventDelegate]. It is called for the dead and for those who say
+// that they leave; the latter have withdrawn their endpoints before.
+func (p *pool) NotifyLeave(n *memberlist.Node) { p.hear(n, true) }
+
+// hear never blocks, since memberlist holds its lock. Memberlist goes on to change the node, yet not what Meta holds.
+func (p *pool) hear(n *memberlist.Node, gone bool) {
+	if n.Name == p.name {
+		return
+	}
+	ip, _ := netip.AddrFromSlice(n.Addr)
+	p.newsMu.Lock()
+	p.news[n.Name] = news{gone: gone, addr: netip.AddrPortFrom(ip.Unmap(), n.Port), meta: n.Meta}
+	p.newsMu.Unlock()
+	p.poke()
+}
+
+// NodeMeta implements [memberlist.Delegate]. The limit is record.MaxSize.
+func (p *pool) NodeMeta(int) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.encoded
+}
+
+// NotifyMsg implements [memberlist.Delegate].
+func (p *pool) NotifyMsg([]byte) {}
+
+// GetBroadcasts implements [memberlist.Delegate].
+func (p *pool) GetBroadcasts(int, int) [][]byte { return nil }
+
+// LocalState implements [memberlist.Delegate].
+func (p *pool) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState implements [memberlist.Delegate].
+func (p *pool) MergeRemoteState([]byte, bool) {}
+
+// apply brings the members up to date. It returns how long until a suspect may expire.
+func (p *pool) apply(now time.Time) (next time.Duration, ok bool) {
+	const batch = 64 // each may cost a verification of 100 µs, under p.mu
+	p.applyMu.Lock()
+	defer p.applyMu.Unlock()
+	p.newsMu.Lock()
+	all := p.news
+	p.news = make(map[string]news)
+	p.newsMu.Unlock()
+	for {
+		p.mu.Lock()
+		n := 0
+		for name, what := range all {
+			if n++; n > batch {
+				break
+			}
+			p.learn(name, what, now)
+			delete(all, name)
+		}
+		if len(all) == 0 {
+			break
+		}
+		p.mu.Unlock()
+	}
+	defer p.mu.Unlock()
+	next, ok = p.expire(now)
+	p.publish()
+	return next, ok
+}
+
+// learn takes news of one member in; p.mu is held.
+func (p *pool) learn(name string, n news, now time.Time) {
+	m := p.members[name]
+	if n.gone {
+		if m != nil && m.dead.IsZero() {
+			p.bury(m, now)
+		}
+		return
+	}
+	r, err := record.Decode(n.meta, name, n.addr.Addr())
+	if err != nil {
+		p.log.Warn("gossip: unreadable record", "instance", name, "addr", n.addr, "error", err)
+		r, n.meta = record.Record{}, nil
+	}
+	if last, left := p.goodbyes[name]; left {
+		if r.Generation <= last {
+			p.refused.Replayed++
+			return // it left: somebody repeats what it said before
+		}
+		delete(p.goodbyes, name)
+	}
+	if m == nil {
+		m = &member{name: name, addr: n.addr}
+		p.members[name] = m
+		p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
+		for o := range p.dead {
+			if o.addr == m.addr { // the same process, restarted
+				p.forget(o)
+			}
+		}
+	}
+	if !m.dead.IsZero() {
+		m.dead = time.Time{}
+		delete(p.dead, m)
+		p.touch(m)
+	}
+	if m.addr != n.addr {
+		p.touch(m)
+		m.addr, m.eps, m.proof, m.verified = n.addr, nil, nil, false
+	}
+	if !bytes.Equal(n.meta, m.meta) {
+		p.accept(m, n.meta, r, now)
+	}
+}
+
+// accept takes a new record of a member, unless it has a better one. One that was verified is replaced by a later one that
+// is as good, and by no other: neither an older one nor one that somebody else made up.
+func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
+	if m.verified && r.Generation <= m.generation {
+		p.refused.Replayed++
+		p.log.Debug("gossip: old record", "instance", m.name, "addr", m.addr, "generation", r.Generation, "known", m.generation)
+		return
+	}
+	if m.verified && r.Cert != m.proof.cert {
+		m.next = meta
+		p.schedule(m, now, checkSpread)
+		return
+	}
+	if !m.verified {
+		p.set(m, meta, r)
+		p.assess(m, r, now)
+		return
+	}
+	err := p.judge(m, meta, r)
+	if err != nil {
+		p.refuse(m, err)
+		if !isLie(err) {
+			return // what is known stands
+		}
+	}
+	p.set(m, meta, r)
+	p.believe(m, r, err == nil)
+}
+
+// set replaces a member's record.
+func (p *pool) set(m *member, meta []byte, r record.Record) {
+	p.touch(m)
+	names := services(r)
+	for _, s := range m.services {
+		if !slices.Contains(names, s) {
+			p.unlink(m, s)
+		}
+	}
+	for i, s := range names {
+		if slices.Contains(m.services, s) {
+			continue
+		}
+		if names[i] = p.intern(s); !p.exists(s) {
+			p.appeared = true
+		}
+		p.services[names[i]] = append(p.services[names[i]], m)
+	}
+	m.meta, m.generation, m.services, m.eps, m.next = meta, r.Generation, names, nil, nil
+	p.touch(m)
+}
+
+// intern returns the string that others use for the same service.
+func (p *pool) intern(service string) string {
+	if all := p.services[service]; len(all) > 0 {
+		for _, s := range all[0].services {
+			if s == service {
+				return s
+			}
+		}
+	}
+	return service
+}
+
+// bury notes that a member is held dead. One without endpoints has left, or never mattered.
+func (p *pool) bury(m *member, now time.Time) {
+	p.log.Info("gossip: member gone", "instance", m.name, "addr", m.addr, "services", m.services)
+	if len(m.services) == 0 {
+		p.left = append(p.left, m.addr)
+		p.forget(m)
+		return
+	}
+	for _, o := range p.members {
+		if o != m && o.addr == m.addr && o.dead.IsZero() { // the same process, restarted
+			p.forget(m)
+			return
+		}
+	}
+	m.dead = now
+	p.dead[m] = struct{}{}
+	p.touch(m)
+}
+
+// forget removes a member.
+func (p *pool) forget(m *member) {
+	p.touch(m)
+	for _, s := range m.services {
+		p.unlink(m, s)
+	}
+	delete(p.members, m.name)
+	delete(p.dead, m)
+	delete(p.checks, m)
+}
+
+func (p *pool) unlink(m *member, service string) {
+	all := p.services[service]
+	if i := slices.Index(all, m); i >= 0 {
+		all[i] = all[len(all)-1]
+		all[len(all)-1] = nil
+		all = all[:len(all)-1]
+	}
+	if p.services[service] = all; len(all) == 0 {
+		delete(p.services, service)
+	}
+}
+
+// touch marks the snapshots that a member appears in as out of date.
+func (p *pool) touch(m *member) {
+	for _, s := range m.services {
+		p.dirty[s] = true
+	}
+}
