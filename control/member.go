@@ -11,6 +11,7 @@ import (
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
 )
@@ -30,7 +31,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 		}
 		s.gossip, err = gossip.Join(ctx, gossip.Config{
 			BindAddr: bindTo, Advertise: ip, Keys: s.keys, Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
-			Dir: s.path(gossipDir), Logger: s.log,
+			Identity: identity.NewCredential(source), Dir: s.path(gossipDir), Logger: s.log,
 		})
 		return err
 	})

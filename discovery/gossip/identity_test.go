@@ -243,10 +243,10 @@ func TestStreamsAreTLS(t *testing.T) {
 	d := newFabric().domain(t, "example.test")
 	a := join(t, gossip.Config{BindAddr: loopback, Keys: [][]byte{key(1)}, Identity: d.credential(t, "payments")})
 	for name, cfg := range map[string]*tls.Config{
-		"no certificate":      {InsecureSkipVerify: true, NextProtos: []string{"mesh-gossip/1"}},                                    //nolint:gosec // it is the attacker
-		"for something else":  {InsecureSkipVerify: true, NextProtos: []string{"mesh-peer/1"}},                                      //nolint:gosec // as above
-		"old TLS":             {InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},                                             //nolint:gosec // as above
-		"of another's domain": {InsecureSkipVerify: true, NextProtos: []string{"mesh-gossip/1"}, GetClientCertificate: stranger(t)}, //nolint:gosec // as above
+		"no certificate":      {InsecureSkipVerify: true, NextProtos: []string{"mesh-gossip/1"}},
+		"for something else":  {InsecureSkipVerify: true, NextProtos: []string{"mesh-peer/1"}},
+		"old TLS":             {InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},
+		"of another's domain": {InsecureSkipVerify: true, NextProtos: []string{"mesh-gossip/1"}, GetClientCertificate: stranger(t)},
 	} {
 		conn, err := (&tls.Dialer{Config: cfg}).DialContext(t.Context(), "tcp", a.Addr().String())
 		if err != nil {

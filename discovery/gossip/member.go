@@ -31,10 +31,16 @@ type Member struct {
 	wg     sync.WaitGroup
 	close  sync.Once
 
-	mu      sync.Mutex    // serializes what is announced
+	mu      turn          // serializes what is announced
 	goodbye chan struct{} // closed when Leave is done, nil before it was called
 	closed  bool
 }
+
+// A turn is a mutex that may be held while waiting for memberlist: a test in virtual time sees that nothing happens.
+type turn chan struct{}
+
+func (t turn) Lock()   { t <- struct{}{} }
+func (t turn) Unlock() { <-t }
 
 // Join starts a member and waits until it reached another one, at most [Config.JoinTimeout] long. If
 // it reaches none by then it logs a warning, goes on trying, and Join succeeds: a
@@ -77,7 +83,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{})}
+	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{}), mu: make(turn, 1)}
 	if m.pool, err = newPool(cfg, addr); err != nil {
 		return nil, errors.Join(err, packets.Close(), ln.Close())
 	}

@@ -190,7 +190,7 @@ func (p *pool) without(ep discovery.Endpoint) []discovery.Endpoint {
 // its old name is believed.
 func (p *pool) announce(next record.Record) error {
 	next.Zone = p.zone
-	next.Generation = max(p.own.Generation+1, uint64(time.Now().UnixMilli())) //nolint:gosec // after 1970
+	next.Generation = max(p.own.Generation+1, uint64(time.Now().UnixMilli()))
 	encoded, err := p.seal(&next)
 	if err != nil {
 		return err
