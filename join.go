@@ -180,7 +180,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	}
 	g, err := gossip.Join(ctx, gossip.Config{
 		BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
-		Identity: m.credential, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+		Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
 	})
 	if err != nil {
 		return err
