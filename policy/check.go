@@ -35,10 +35,7 @@ func (e *Engine) Check(l Listener) []Warning {
 	}
 	var out []Warning
 	for s := e.scope(l.Service); s != nil; s = s.parent {
-		for _, ix := range [...]*index{s.deny, s.allow} {
-			if ix == nil {
-				continue
-			}
+		for _, ix := range [...]*index{&s.deny, &s.allow} {
 			told := ""
 			for _, r := range ix.rules {
 				if r.policy == told { // the rules of a document stand together

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,10 +23,12 @@ type compiledDoc struct {
 type compiledRule struct {
 	policy string // the document's name, at hand for the decision
 	index  int
-	from   []sourceMatch
-	to     []operationMatch
-	when   []conditionMatch
-	doc    *compiledDoc
+	// open says that nothing but the source is known of it at accept: no port, no address.
+	open bool
+	to   []operationMatch
+	when []conditionMatch
+	from []sourceMatch
+	doc  *compiledDoc
 }
 
 // compiled is a document of some kind; one of its fields is set.
@@ -35,10 +38,9 @@ type compiled struct {
 	issuer   *TokenIssuer
 }
 
-// compileDocument parses the document for a mesh of the trust domain. It reports everything that
-// is wrong; if something is, the result is of no use.
-func compileDocument(doc *Document, trustDomain string, report func(at *path, msg string)) compiled {
-	c := compiler{trustDomain, report}
+// compileDocument parses the document. It reports everything that is wrong; if something is, the result is of no use.
+func compileDocument(doc *Document, same sameOperations, report func(at *path, msg string)) compiled {
+	c := compiler{same: same, report: report}
 	if doc.APIVersion != APIVersion {
 		c.fail(&path{field: "apiVersion"}, "want %q, found %q", APIVersion, doc.APIVersion)
 	}
@@ -91,11 +93,17 @@ func (c *compiler) document(doc *Document) *compiledDoc {
 func (p *path) at(field string) *path { return &path{up: p, field: field} }
 
 type compiler struct {
-	trustDomain string
-	report      func(at *path, msg string)
+	report   func(at *path, msg string)
+	same     sameOperations
+	failures int
 }
 
+// sameOperations lets rules that ask for the same, as many do, share what is compiled of it: a decision finds it in the
+// processor's cache. The key is the "to" of a rule, written out.
+type sameOperations map[string][]operationMatch
+
 func (c *compiler) fail(at *path, format string, args ...any) {
+	c.failures++
 	c.report(at, fmt.Sprintf(format, args...))
 }
 
@@ -144,21 +152,31 @@ func (c *compiler) rule(out *compiledRule, r *Rule, at *path) {
 	for i := range r.From {
 		out.from[i] = c.source(&r.From[i], &path{up: from, index: i})
 	}
-	out.to = make([]operationMatch, len(r.To))
-	for i := range r.To {
-		out.to[i] = c.operation(&r.To[i], &path{up: to, index: i})
-	}
+	out.to = c.operations(r.To, to)
 	out.when = make([]conditionMatch, len(r.When))
 	for i := range r.When {
 		out.when[i] = c.condition(&r.When[i], &path{up: when, index: i})
 	}
+	out.open = out.isOpen()
+}
+
+func (r *compiledRule) isOpen() bool {
+	for i := range r.when {
+		if k := r.when[i].kind; k != conditionHeader && k != conditionClaim {
+			return false
+		}
+	}
+	for _, o := range r.to {
+		if len(o) > 0 && o[0].field != fieldPorts { // which is the first of them
+			return true
+		}
+	}
+	return len(r.to) == 0
 }
 
 func (c *compiler) source(s *Source, at *path) sourceMatch {
 	out := sourceMatch{services: c.list(s.Services, parseService, at.at("services"))}
-	if s.TrustDomains == nil {
-		out.own = c.trustDomain
-	}
+	out.own = s.TrustDomains == nil
 	more := moreSource{
 		notServices:     c.list(s.NotServices, parseService, at.at("notServices")),
 		trustDomains:    c.list(s.TrustDomains, parseTrustDomain, at.at("trustDomains")),
@@ -171,6 +189,35 @@ func (c *compiler) source(s *Source, at *path) sourceMatch {
 		out.more = &more
 	case s.Services == nil && s.TrustDomains == nil && s.IPs == nil:
 		c.fail(at, "a source without a field would match everybody; leave \"from\" out to mean that")
+	}
+	return out
+}
+
+func (c *compiler) operations(list []Operation, at *path) []operationMatch {
+	var key []byte
+	for i := range list {
+		o := &list[i]
+		for _, values := range [...][]string{o.Ports, o.Methods, o.Paths, o.Hosts, o.GRPC} {
+			if values == nil {
+				key = append(key, 0) // which is not an empty list, that is refused
+				continue
+			}
+			key = binary.AppendUvarint(key, uint64(len(values))+1)
+			for _, s := range values {
+				key = append(binary.AppendUvarint(key, uint64(len(s))), s...)
+			}
+		}
+	}
+	if out, ok := c.same[string(key)]; ok {
+		return out
+	}
+	before := c.failures
+	out := make([]operationMatch, len(list))
+	for i := range list {
+		out[i] = c.operation(&list[i], &path{up: at, index: i})
+	}
+	if c.failures == before {
+		c.same[string(key)] = out
 	}
 	return out
 }

@@ -46,7 +46,7 @@ func decodeDocuments(ps *problems, nodes []*Node, field string) []Document {
 	}
 	docs := make([]Document, len(nodes))
 	d := decoder{problems: ps, fields: make(map[reflect.Type][]string)}
-	taken := make(taken)
+	taken, same := make(taken), make(sameOperations)
 	for i, n := range nodes {
 		before := len(ps.list)
 		d.document(n, &docs[i])
@@ -61,7 +61,7 @@ func decodeDocuments(ps *problems, nodes []*Node, field string) []Document {
 			n := n.find(at)
 			ps.add(Problem{Line: n.Line, Column: n.Column, Document: name, Field: at.String(), Message: msg})
 		}
-		compileDocument(&docs[i], "", report)
+		compileDocument(&docs[i], same, report)
 		taken.claim(&docs[i], n.Line, report)
 	}
 	return docs

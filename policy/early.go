@@ -25,9 +25,8 @@ func (e *Engine) Early(r *Request, callee uint64) (Decision, bool) {
 		known.Layer, known.Method, known.Path = LayerHTTP|LayerGRPC, "POST", "/"+r.GRPCMethod
 	}
 	scope := e.scope(r.Destination)
-	q := newQuery(&known)
-	q.engine = e
-	d := Decision{Rule: -1, Layer: r.Layer, Version: e.version, Tell: scope.tell && q.trustDomain == e.trustDomain}
+	q := e.query(&known)
+	d := Decision{Rule: -1, Layer: r.Layer, Version: e.version, Tell: scope.tell && q.ours}
 	deny := scope.find(ActionDeny, q.as(ActionDeny).surely())
 	q.as(ActionAllow).maybe()
 	switch {
@@ -60,10 +59,8 @@ func (q *query) maybe() {
 // mightRecord reports whether an audit or a dry run might match.
 func (s *scope) mightRecord(q *query) bool {
 	for ; s != nil; s = s.parent {
-		for _, ix := range [...]*index{s.audit, s.dryDeny, s.dryAllow} {
-			if ix.find(q) != nil {
-				return true
-			}
+		if h := s.shadows; h != nil && (h.audit.find(q) != nil || h.dryDeny.find(q) != nil || h.dryAllow.find(q) != nil) {
+			return true
 		}
 	}
 	return false

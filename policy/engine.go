@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -20,7 +21,8 @@ type Engine struct {
 	ready   bool
 	// trustDomain is the mesh's own.
 	trustDomain string
-	exact       map[string]*scope // by destination
+	seed        maphash.Seed
+	exact       table[*scope]     // by destination
 	prefix      map[string]*scope // "billing/" → billing/*
 	wildcard    *scope            // "*"
 	docs        []*compiledDoc    // in the order of the bundle
@@ -38,24 +40,25 @@ func Compile(b *Bundle) (*Engine, error) {
 		version:     b.Version,
 		ready:       true,
 		trustDomain: b.TrustDomain.Name(),
-		exact:       make(map[string]*scope),
+		seed:        maphash.MakeSeed(),
 		prefix:      make(map[string]*scope),
 		wildcard:    &scope{},
 		docs:        make([]*compiledDoc, 0, len(b.Documents)),
 	}
 	ps := &problems{}
-	taken := make(taken)
+	taken, same := make(taken), make(sameOperations)
+	exact := make(map[string]*scope)
 	for i := range b.Documents {
 		doc := &b.Documents[i]
 		report := func(at *path, msg string) {
 			ps.add(Problem{Document: doc.Metadata.Name, Field: at.String(), Message: msg})
 		}
 		taken.claim(doc, 0, report)
-		switch c := compileDocument(doc, b.TrustDomain.Name(), report); {
+		switch c := compileDocument(doc, same, report); {
 		case c.doc != nil:
 			e.docs = append(e.docs, c.doc)
 		case c.fallback != nil:
-			e.scopeFor(doc.Default.Service).fallback = c.fallback
+			e.scopeFor(doc.Default.Service, exact).fallback = c.fallback
 		case c.issuer != nil:
 			e.addIssuer(c.issuer)
 		}
@@ -68,9 +71,9 @@ func Compile(b *Bundle) (*Engine, error) {
 		return nil, err
 	}
 	for _, doc := range e.docs {
-		e.scopeFor(doc.destination).add(doc)
+		e.scopeFor(doc.destination, exact).add(doc)
 	}
-	e.link()
+	e.link(exact)
 	return e, nil
 }
 
@@ -81,11 +84,11 @@ func Static(trustDomain spiffeid.TrustDomain, docs ...Document) (*Engine, error)
 }
 
 // scopeFor returns the scope of a destination as written, and makes it.
-func (e *Engine) scopeFor(destination string) *scope {
+func (e *Engine) scopeFor(destination string, exact map[string]*scope) *scope {
 	if destination == "*" {
 		return e.wildcard
 	}
-	m := e.exact
+	m := exact
 	if p, ok := strings.CutSuffix(destination, "*"); ok {
 		m, destination = e.prefix, p
 	}
@@ -95,18 +98,20 @@ func (e *Engine) scopeFor(destination string) *scope {
 	return m[destination]
 }
 
-// link gives each scope its parent.
-func (e *Engine) link() {
-	for destination, s := range e.exact {
+// link gives each scope its parent, and ends the adding.
+func (e *Engine) link(exact map[string]*scope) {
+	e.exact = newTable[*scope](len(exact))
+	for destination, s := range exact {
 		s.parent = e.around(destination)
+		*e.exact.put(hashName(e.seed, destination), destination) = s
 	}
 	for p, s := range e.prefix {
 		s.parent = e.around(strings.TrimSuffix(p, "/"))
 	}
-	e.wildcard.done()
-	for _, m := range []map[string]*scope{e.exact, e.prefix} {
+	e.wildcard.done(e.seed)
+	for _, m := range []map[string]*scope{exact, e.prefix} {
 		for _, s := range m {
-			s.done()
+			s.done(e.seed)
 		}
 	}
 }
@@ -128,8 +133,8 @@ func (e *Engine) around(destination string) *scope {
 
 // scope returns where the rules for a destination start.
 func (e *Engine) scope(destination string) *scope {
-	if s := e.exact[destination]; s != nil {
-		return s
+	if s := e.exact.get(hashName(e.seed, destination), destination); s != nil {
+		return *s
 	}
 	return e.around(destination)
 }
@@ -152,44 +157,58 @@ const (
 
 // Authorize decides a request. It allocates nothing when it allows, unless an audit or
 // dry-run document matches.
-func (e *Engine) Authorize(_ context.Context, r *Request) Decision {
+func (e *Engine) Authorize(_ context.Context, r *Request) (d Decision) {
+	d.Rule, d.Layer = -1, r.Layer
 	switch {
 	case e == nil || !e.ready:
-		return Decision{Rule: -1, Layer: r.Layer, Version: e.Version(), Reason: reasonNoRules}
+		d.Version, d.Reason = e.Version(), reasonNoRules
 	case r.Destination == "" || r.Layer > LayerGRPC:
-		return Decision{Rule: -1, Layer: r.Layer, Version: e.version, Reason: reasonInvalid}
+		d.Version, d.Reason = e.version, reasonInvalid
+	default:
+		q := e.query(r)
+		e.decide(&d, &q, e.scope(r.Destination), nil)
 	}
-	q := newQuery(r)
-	q.engine = e
-	return e.decide(&q, e.scope(r.Destination), nil)
+	return d
 }
 
 // decide looks at the rules that are pinned; if there are none, at all of the scope.
-func (e *Engine) decide(q *query, scope *scope, pinned *pinnedRules) Decision {
-	d := Decision{
-		Rule: -1, Layer: q.Layer, Version: e.version, Tell: scope.tell && q.trustDomain == e.trustDomain, HeadersUnused: !scope.headers,
-	}
-	find := func(a Action) *compiledRule {
-		if pinned != nil {
-			return pinned.find(a, q.as(a))
-		}
-		return scope.find(a, q.as(a))
-	}
-	if rule := find(ActionDeny); rule != nil {
-		d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
-	} else if rule := find(ActionAllow); rule != nil {
-		d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
-		if q.Deferred && q.Layer == LayerConnection {
-			d.Reason = reasonDeferred
-		}
+func (e *Engine) decide(d *Decision, q *query, scope *scope, pinned *pinnedRules) {
+	d.Version, d.Tell, d.HeadersUnused = e.version, scope.tell && q.ours, !scope.headers
+	// Written out, since it is faster by a third than a function that chooses.
+	var rule *compiledRule
+	if q.as(ActionDeny); pinned == nil {
+		rule = scope.find(ActionDeny, q)
 	} else {
-		e.byDefault(&d, q, scope)
+		rule = pinned.find(ActionDeny, q)
 	}
+	if rule != nil {
+		d.Policy, d.Rule, d.Reason = rule.policy, rule.index, q.whyDenied(rule)
+		finish(d, q, scope)
+		return
+	}
+	if q.as(ActionAllow); pinned == nil {
+		rule = scope.find(ActionAllow, q)
+	} else {
+		rule = pinned.find(ActionAllow, q)
+	}
+	if rule == nil {
+		e.byDefault(d, q, scope)
+		finish(d, q, scope)
+		return
+	}
+	d.Verdict, d.Policy, d.Rule, d.Reason = Allow, rule.policy, rule.index, reasonMatches
+	if q.Deferred && q.Layer == LayerConnection {
+		d.Reason = reasonDeferred
+	}
+	finish(d, q, scope)
+}
+
+// finish adds what does not depend on the verdict.
+func finish(d *Decision, q *query, scope *scope) {
 	if q.token != nil {
-		q.token.limit(&d)
+		q.token.limit(d)
 	}
 	if scope.recorded {
-		d.Shadow = scope.shadow(q, &d)
+		d.Shadow = scope.shadow(q, d)
 	}
-	return d
 }

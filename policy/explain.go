@@ -36,8 +36,7 @@ func (e *Engine) Explain(ctx context.Context, r *Request) Explanation {
 	if e == nil || r.Destination == "" {
 		return out
 	}
-	q := newQuery(r)
-	q.engine = e
+	q := e.query(r)
 	for _, doc := range e.docs {
 		var v values
 		if parseService(&v, doc.destination) != nil || !v.match(r.Destination) {

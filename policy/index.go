@@ -1,35 +1,50 @@
 package policy
 
-import "strings"
+import (
+	"hash/maphash"
+	"slices"
+	"strings"
+)
 
-// A clause is a rule narrowed to one of its sources, nil for any.
+// A clause is a rule narrowed to one of its sources. What a lookup has decided of the source is left out.
 type clause struct {
-	rule   *compiledRule
-	source *sourceMatch
+	rule *compiledRule
+	more *moreSource // what the source asks for besides names
+	// own says that the source's names are of the mesh's own trust domain, named that it has some.
+	own, named bool
 }
 
 func (c *clause) match(q *query) field {
-	if c.source != nil {
-		if f := c.source.match(q); f != matched {
+	ours := !c.own || q.ours
+	if c.named && !ours {
+		return fieldServices
+	}
+	if c.more != nil {
+		if f := c.more.match(q, ours); f != matched {
 			return f
 		}
 	}
 	return c.rule.matchRequest(q)
 }
 
-// An index finds the rules that a source can match without looking at the others. A nil
-// index has none.
+// An index finds the rules that a source can match without looking at the others. The zero index has none.
 type index struct {
-	exact  map[string]*bucket // by the source's service
-	prefix map[string]*bucket // "checkout/" → checkout/*
+	exact  table[bucket]      // by the source's service
 	any    bucket             // for every source
+	prefix map[string]*bucket // "checkout/" → checkout/*
 	rules  []*compiledRule    // all of them, for a source that is not known
+	adding []namedClause      // what done puts into exact
+}
+
+type namedClause struct {
+	name string
+	clause
 }
 
 func (ix *index) add(r *compiledRule) {
 	ix.rules = append(ix.rules, r)
 	if len(r.from) == 0 {
-		ix.any.all = append(ix.any.all, clause{r, nil})
+		ix.any.add(clause{rule: r})
 	}
 	for i := range r.from {
 		ix.addSource(r, &r.from[i])
@@ -37,46 +52,50 @@ func (ix *index) add(r *compiledRule) {
 }
 
 func (ix *index) addSource(r *compiledRule, s *sourceMatch) {
-	named := false
+	c := clause{r, s.more, s.own, s.services != nil}
+	anybody := s.services == nil
 	for i := range s.services {
-		named = named || s.services[i].shape == shapeAny
+		anybody = anybody || s.services[i].shape == shapeAny
 	}
-	if s.services == nil || named {
-		ix.any.all = append(ix.any.all, clause{r, s})
+	if anybody {
+		ix.any.add(c)
 		return
 	}
-	// The name is decided by the lookup; what is left of the source is not.
-	c := clause{r, &sourceMatch{services: values{{shape: shapeAny}}, own: s.own, more: s.more}}
 	for _, p := range s.services {
 		switch p.shape {
 		case shapeSet:
 			for name := range p.more.set {
-				put(&ix.exact, name, c)
+				ix.adding = append(ix.adding, namedClause{name, c})
 			}
 		case shapePrefix:
-			put(&ix.prefix, p.text, c)
+			if ix.prefix == nil {
+				ix.prefix = make(map[string]*bucket)
+			}
+			if ix.prefix[p.text] == nil {
+				ix.prefix[p.text] = &bucket{}
+			}
+			ix.prefix[p.text].add(c)
 		default:
-			put(&ix.exact, p.text, c)
+			ix.adding = append(ix.adding, namedClause{p.text, c})
 		}
 	}
-}
-
-func put(m *map[string]*bucket, key string, c clause) {
-	if *m == nil {
-		*m = make(map[string]*bucket)
-	}
-	if (*m)[key] == nil {
-		(*m)[key] = &bucket{}
-	}
-	(*m)[key].all = append((*m)[key].all, c)
 }
 
 // done ends the adding.
-func (ix *index) done() {
-	for _, m := range []map[string]*bucket{ix.exact, ix.prefix} {
-		for _, b := range m {
-			b.done()
-		}
+func (ix *index) done(seed maphash.Seed) {
+	if len(ix.adding) > 0 {
+		ix.exact = newTable[bucket](len(ix.adding))
+	}
+	for i := range ix.adding {
+		n := &ix.adding[i]
+		ix.exact.put(hashName(seed, n.name), n.name).add(n.clause)
+	}
+	ix.adding = nil
+	for i := range ix.exact.slots {
+		ix.exact.slots[i].value.done()
+	}
+	for _, b := range ix.prefix {
+		b.done()
 	}
 	ix.any.done()
 }
@@ -84,9 +103,6 @@ func (ix *index) done() {
 // find returns a rule that matches, nil for none: of several, one whose source is written
 // most exactly.
 func (ix *index) find(q *query) *compiledRule {
-	if ix == nil {
-		return nil
-	}
 	if q.service == "" {
 		for _, r := range ix.rules {
 			if r.match(q) == matched {
@@ -95,24 +111,34 @@ func (ix *index) find(q *query) *compiledRule {
 		}
 		return nil
 	}
-	var few [4]*bucket
-	for _, b := range ix.buckets(q.service, few[:0]) {
-		if r := b.find(q); r != nil {
-			return r
+	if len(ix.exact.slots) > 0 {
+		if b := ix.exact.get(q.serviceHash(), q.service); b != nil {
+			if r := b.find(q); r != nil {
+				return r
+			}
 		}
 	}
-	return nil
+	for name := q.service; ix.prefix != nil; {
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			break
+		}
+		if b := ix.prefix[name[:i+1]]; b != nil {
+			if r := b.find(q); r != nil {
+				return r
+			}
+		}
+		name = name[:i]
+	}
+	return ix.any.find(q)
 }
 
-// buckets appends those of a source, the most exact first.
-func (ix *index) buckets(service string, to []*bucket) []*bucket {
-	if ix == nil {
-		return to
-	}
-	if b := ix.exact[service]; b != nil {
+// buckets appends those that find looks at for the query's source, in its order.
+func (ix *index) buckets(q *query, to []*bucket) []*bucket {
+	if b := ix.exact.get(q.serviceHash(), q.service); b != nil {
 		to = append(to, b)
 	}
-	for name := service; ix.prefix != nil; {
+	for name := q.service; ix.prefix != nil; {
 		i := strings.LastIndexByte(name, '/')
 		if i < 0 {
 			break
@@ -122,7 +148,7 @@ func (ix *index) buckets(service string, to []*bucket) []*bucket {
 		}
 		name = name[:i]
 	}
-	if len(ix.any.all) > 0 {
+	if ix.any.first.rule != nil {
 		to = append(to, &ix.any)
 	}
 	return to
@@ -130,9 +156,6 @@ func (ix *index) buckets(service string, to []*bucket) []*bucket {
 
 // collect appends every rule that matches, in the order of the documents.
 func (ix *index) collect(q *query, to []Match) []Match {
-	if ix == nil {
-		return to
-	}
 	for _, r := range ix.rules {
 		if r.match(q) == matched {
 			to = append(to, Match{r.policy, r.index, r.doc.action, r.doc.mode})
@@ -141,9 +164,14 @@ func (ix *index) collect(q *query, to []Match) []Match {
 	return to
 }
 
-// A bucket holds what is left to look at for one source. A large one is indexed once more, by
-// the path of an HTTP request.
+// A bucket holds what is left to look at for one source: mostly one clause, which is at hand.
 type bucket struct {
+	first clause
+	more  *clauses // all of them, first included; nil for one or none
+}
+
+// clauses are several. Many are indexed once more, by the path of an HTTP request.
+type clauses struct {
 	all []clause
 	// byPath holds the clauses all of whose operations name exact paths, pathless the
 	// others. They are only good where the path is known.
@@ -151,24 +179,50 @@ type bucket struct {
 	pathless []clause
 }
 
+func (b *bucket) add(c clause) {
+	switch {
+	case b.first.rule == nil:
+		b.first = c
+	case b.more == nil:
+		b.more = &clauses{all: []clause{b.first, c}}
+	default:
+		b.more.all = append(b.more.all, c)
+	}
+}
+
+func (b *bucket) find(q *query) *compiledRule {
+	switch {
+	case b.more != nil:
+		return b.more.find(q)
+	case b.first.rule != nil && b.first.match(q) == matched:
+		return b.first.rule
+	}
+	return nil
+}
+
 // largeBucket is from where on a second lookup is faster than looking at each clause.
 const largeBucket = 16
 
 func (b *bucket) done() {
-	if len(b.all) < largeBucket {
+	m := b.more
+	if m == nil {
 		return
 	}
-	for _, c := range b.all {
+	m.all = slices.Clip(m.all)
+	if len(m.all) < largeBucket {
+		return
+	}
+	for _, c := range m.all {
 		paths := exactPaths(c.rule)
 		if paths == nil {
-			b.pathless = append(b.pathless, c)
+			m.pathless = append(m.pathless, c)
 			continue
 		}
-		if b.byPath == nil {
-			b.byPath = make(map[string][]clause)
+		if m.byPath == nil {
+			m.byPath = make(map[string][]clause)
 		}
 		for p := range paths {
-			b.byPath[p] = append(b.byPath[p], c)
+			m.byPath[p] = append(m.byPath[p], c)
 		}
 	}
 }
@@ -211,18 +265,18 @@ func insert(set map[string]struct{}, s string) map[string]struct{} {
 	return set
 }
 
-func (b *bucket) find(q *query) *compiledRule {
-	if b.byPath == nil {
-		return first(b.all, q)
+func (m *clauses) find(q *query) *compiledRule {
+	if m.byPath == nil {
+		return first(m.all, q)
 	}
 	path, known := q.value(fieldPaths)
 	if !known {
-		return first(b.all, q)
+		return first(m.all, q)
 	}
-	if r := first(b.byPath[path], q); r != nil {
+	if r := first(m.byPath[path], q); r != nil {
 		return r
 	}
-	return first(b.pathless, q)
+	return first(m.pathless, q)
 }
 
 func first(list []clause, q *query) *compiledRule {

@@ -7,11 +7,12 @@ import "fmt"
 // alone; [Engine.Check] knows a listener too. Documents that are not valid are passed over.
 func Lint(docs []Document) []Warning {
 	l := linter{wide: make(map[string][]*compiledRule), defaults: make(map[string]*fallback)}
+	same := make(sameOperations)
 	var all []*compiledDoc
 	var issuers []string
 	for i := range docs {
 		valid := true
-		c := compileDocument(&docs[i], "this.mesh", func(*path, string) { valid = false })
+		c := compileDocument(&docs[i], same, func(*path, string) { valid = false })
 		switch {
 		case !valid:
 		case c.doc != nil:

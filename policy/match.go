@@ -30,6 +30,8 @@ const (
 type query struct {
 	*Request
 	service, trustDomain string // of the source, "" when unavailable
+	ours                 bool   // the source is of the mesh's own trust domain
+	hash                 uint64 // of service; see serviceHash
 
 	// What the test of an unavailable field yields: true is "could match". The
 	// parts of a rule combine without negation, so that deciding it at the leaves is
@@ -43,12 +45,17 @@ type query struct {
 	token  *tokenState // nil until a rule asks
 }
 
-func newQuery(r *Request) query {
-	return query{
-		Request:     r,
-		service:     identity.ServiceName(r.Source),
-		trustDomain: r.Source.TrustDomain().Name(),
+func (e *Engine) query(r *Request) query {
+	domain := r.Source.TrustDomain().Name()
+	return query{Request: r, engine: e, service: identity.ServiceName(r.Source), trustDomain: domain, ours: domain == e.trustDomain}
+}
+
+// serviceHash returns the hash of the service's name for the engine's tables.
+func (q *query) serviceHash() uint64 {
+	if q.hash == 0 {
+		q.hash = hashName(q.engine.seed, q.service)
 	}
+	return q.hash
 }
 
 // as sets the query up for the rules of an action: where something is unavailable,
@@ -66,9 +73,8 @@ func (q *query) as(a Action) *query {
 // sourceMatch is a rule's source. What few rules use is apart, to keep the many small.
 type sourceMatch struct {
 	services values
-	// own is the trust domain that the names of services are of, "" for any.
-	own  string
-	more *moreSource
+	own      bool // the names are of the mesh's own trust domain, else of any
+	more     *moreSource
 }
 
 type moreSource struct {
@@ -77,7 +83,7 @@ type moreSource struct {
 }
 
 func (s *sourceMatch) match(q *query) field {
-	ours := s.own == "" || s.own == q.trustDomain
+	ours := !s.own || q.ours
 	if s.services != nil {
 		if q.service == "" {
 			if !q.unknownPeer {
@@ -272,6 +278,9 @@ func (r *compiledRule) match(q *query) field {
 // matchRequest decides all but the source. Of several operations it tells what failed in
 // the one that got furthest.
 func (r *compiledRule) matchRequest(q *query) field {
+	if r.open && q.Layer == LayerConnection && q.unknownRequest && q.unknownOperation {
+		return matched
+	}
 	closest := matched
 	for _, o := range r.to {
 		f := o.match(q)

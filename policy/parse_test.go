@@ -107,6 +107,8 @@ func TestParseRefuses(t *testing.T) {
 		{"trust domain prefix", from(`{"trustDomains":["prod.*"]}`), "trustDomains[0]"},
 		{"trust domain upper case", from(`{"trustDomains":["Prod.example"]}`), "trustDomains[0]"},
 		{"trust domain as URI", from(`{"trustDomains":["spiffe://prod.example"]}`), `write "prod.example"`},
+		{"empty list after the same without it", from(`{"services":["a"]}]},{"to":[{"methods":["GET"]}]},{"to":[{"methods":["GET"],"ports":[]}`), "spec.rules[2].to[0].ports: an empty list"},
+		{"the same mistake twice", rule(`{"to":[{"methods":["get"]}]},{"to":[{"methods":["get"]}]}`), "spec.rules[1].to[0].methods[0]"},
 		{"ip", from(`{"ips":["10.0.0"]}`), "ips[0]"},
 		{"ip name", from(`{"ips":["localhost"]}`), "ips[0]"},
 		{"ip star", from(`{"ips":["*"]}`), "ips[0]"},

@@ -63,12 +63,13 @@ type pinnedRules struct {
 func (p *pin) renew(e *Engine) *pinnedRules {
 	r := Request{Source: p.source, SourceAddr: p.addr, Destination: p.destination, Port: p.port, Deferred: p.deferred}
 	rules := &pinnedRules{engine: e, connection: e.Authorize(context.Background(), &r)}
-	q := newQuery(&r)
-	if e != nil && e.ready && p.destination != "" && q.service != "" {
-		rules.scope = e.scope(p.destination)
-		for s := rules.scope; s != nil; s = s.parent {
-			rules.deny = s.deny.buckets(q.service, rules.deny)
-			rules.allow = s.allow.buckets(q.service, rules.allow)
+	if e != nil && e.ready && p.destination != "" {
+		if q := e.query(&r); q.service != "" {
+			rules.scope = e.scope(p.destination)
+			for s := rules.scope; s != nil; s = s.parent {
+				rules.deny = s.deny.buckets(&q, rules.deny)
+				rules.allow = s.allow.buckets(&q, rules.allow)
+			}
 		}
 	}
 	p.rules.Store(rules)
@@ -86,9 +87,10 @@ func (p *pin) Authorize(ctx context.Context, r *Request) Decision {
 	case r.Layer == LayerConnection && r.Deferred == p.deferred:
 		return rules.connection
 	case rules.scope != nil && (r.Layer == LayerHTTP || r.Layer == LayerGRPC):
-		q := newQuery(r)
-		q.engine = rules.engine
-		return rules.engine.decide(&q, rules.scope, rules)
+		q := rules.engine.query(r)
+		d := Decision{Rule: -1, Layer: r.Layer}
+		rules.engine.decide(&d, &q, rules.scope, rules)
+		return d
 	}
 	return rules.engine.Authorize(ctx, r)
 }

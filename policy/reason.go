@@ -81,7 +81,7 @@ func (e *Engine) whyNotAllowed(q *query, scope *scope) string {
 	}
 	from := e.caller(q)
 	// Ask again as for a connection whose requests are still to come.
-	later := newQuery(&Request{Deferred: true, Source: q.Source, SourceAddr: q.SourceAddr, Destination: q.Destination, Port: q.Port})
+	later := e.query(&Request{Deferred: true, Source: q.Source, SourceAddr: q.SourceAddr, Destination: q.Destination, Port: q.Port})
 	later.as(ActionAllow)
 	for s := scope; s != nil; s = s.parent {
 		if s.allow.find(&later) == nil {

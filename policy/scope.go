@@ -1,46 +1,62 @@
 package policy
 
-import "slices"
+import (
+	"hash/maphash"
+	"slices"
+)
 
 // A scope holds the rules whose destination is written in one way ("payments", "billing/*"
 // or "*"). Parent is the next wider one.
 type scope struct {
-	// deny and allow are enforced.
-	deny, allow *index
-	parent      *scope
+	// allow and deny are enforced. denies says that deny has rules; it is at hand for the many that have none.
+	allow  index
+	parent *scope
+	denies bool
 	// recorded says that there are rules here or in a parent that are recorded only.
 	recorded bool
 	// headers says that there are rules here or in a parent that look at headers or tokens, be it for the record only.
-	headers                  bool
-	audit, dryDeny, dryAllow *index
+	headers  bool
+	tell     bool      // denials are explained to members
+	fallback *fallback // the default that is written for exactly this; may be nil
+	deny     index
+	shadows  *shadows
 	// allowDocs counts the allow documents and dryDocs those in dry run, for the reason
 	// of a denial.
 	allowDocs, dryDocs int
-	fallback           *fallback // the default that is written for exactly this; may be nil
-	tell               bool      // denials are explained to members
 }
 
+// shadows are the rules of a scope that are recorded only.
+type shadows struct{ audit, dryDeny, dryAllow index }
+
 // index returns where the rules of a document go.
-func (s *scope) index(a Action, m Mode) **index {
-	switch {
-	case a == ActionAudit:
-		return &s.audit
-	case a == ActionDeny && m == ModeDryRun:
-		return &s.dryDeny
-	case a == ActionDeny:
-		return &s.deny
-	case m == ModeDryRun:
-		return &s.dryAllow
+func (s *scope) index(a Action, m Mode) *index {
+	if a != ActionAudit && m != ModeDryRun {
+		if a == ActionDeny {
+			return &s.deny
+		}
+		return &s.allow
 	}
-	return &s.allow
+	if s.shadows == nil {
+		s.shadows = &shadows{}
+	}
+	switch a {
+	case ActionAudit:
+		return &s.shadows.audit
+	case ActionDeny:
+		return &s.shadows.dryDeny
+	}
+	return &s.shadows.dryAllow
 }
 
 // find returns an enforced rule that matches, nil for none: of several, one whose destination is written most exactly.
 func (s *scope) find(a Action, q *query) *compiledRule {
 	for ; s != nil; s = s.parent {
-		ix := s.allow
+		ix := &s.allow
 		if a == ActionDeny {
-			ix = s.deny
+			if !s.denies {
+				continue
+			}
+			ix = &s.deny
 		}
 		if rule := ix.find(q); rule != nil {
 			return rule
@@ -57,24 +73,23 @@ func (s *scope) add(doc *compiledDoc) {
 	}
 	ix := s.index(doc.action, doc.mode)
 	for i := range doc.rules {
-		if *ix == nil {
-			*ix = &index{}
-		}
-		(*ix).add(&doc.rules[i])
+		ix.add(&doc.rules[i])
 		s.headers = s.headers || doc.rules[i].looksAtHeaders()
 	}
 }
 
 // done ends the adding, once parent is set.
-func (s *scope) done() {
-	s.tell = s.explained()
-	for _, ix := range []*index{s.deny, s.allow, s.audit, s.dryDeny, s.dryAllow} {
-		if ix != nil {
-			ix.done()
-		}
+func (s *scope) done(seed maphash.Seed) {
+	s.tell, s.denies = s.explained(), len(s.deny.rules) > 0
+	s.allow.done(seed)
+	s.deny.done(seed)
+	if s.shadows != nil {
+		s.shadows.audit.done(seed)
+		s.shadows.dryDeny.done(seed)
+		s.shadows.dryAllow.done(seed)
 	}
 	for p := s; p != nil; p = p.parent {
-		s.recorded = s.recorded || p.audit != nil || p.dryDeny != nil || p.dryAllow != nil
+		s.recorded = s.recorded || p.shadows != nil
 		s.headers = s.headers || p.headers
 	}
 }

@@ -22,12 +22,15 @@ func (s *scope) shadow(q *query, d *Decision) *Shadow {
 	var list []Match
 	var deny, allow bool
 	for ; s != nil; s = s.parent {
-		list = s.audit.collect(q.as(ActionAudit), list)
+		if s.shadows == nil {
+			continue
+		}
+		list = s.shadows.audit.collect(q.as(ActionAudit), list)
 		n := len(list)
-		list = s.dryDeny.collect(q.as(ActionDeny), list)
+		list = s.shadows.dryDeny.collect(q.as(ActionDeny), list)
 		deny = deny || len(list) > n
 		n = len(list)
-		list = s.dryAllow.collect(q.as(ActionAllow), list)
+		list = s.shadows.dryAllow.collect(q.as(ActionAllow), list)
 		allow = allow || len(list) > n
 	}
 	if len(list) == 0 {

@@ -22,12 +22,12 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"a path that is none is known", "policy/match.go", `q.Layer&LayerHTTP != 0 && q.Path != "" && q.Path[0] == '/'`, "q.Layer&LayerHTTP != 0", cases},
 	{"a gRPC method may start with a slash", "policy/match.go", ` && q.GRPCMethod[0] != '/'`, "", cases},
 	// Who.
-	{"trust domains are not looked at", "policy/match.go", `s.own == "" || s.own == q.trustDomain`, "true", cases},
+	{"trust domains are not looked at", "policy/match.go", `domain == e.trustDomain`, "true", cases},
 	{"notServices is not looked at", "policy/match.go", "ours && s.notServices.match(q.service)", "false", cases},
 	{"notTrustDomains and notValues are not looked at", "policy/match.go", " && !not.match(s)", "", cases},
 	{"notIps is not looked at", "policy/match.go", " && !contains(not, addr)", "", cases},
 	{"IPv4 in IPv6 stays what it is", "policy/match.go", `q.SourceAddr.Unmap().WithZone("")`, "q.SourceAddr", cases},
-	{"a prefix of services is not looked up by segment", "policy/index.go", "ix.prefix[name[:i+1]]", "ix.prefix[name]", cases},
+	{"a prefix of services is not looked up by segment", "policy/index.go", "if b := ix.prefix[name[:i+1]]; b != nil {\n\t\t\tif", "if b := ix.prefix[name]; b != nil {\n\t\t\tif", cases},
 	// Values.
 	{"exact is without case", "policy/pattern.go", "return s == p.text", "return strings.EqualFold(s, p.text)", cases},
 	{"prefix is anywhere", "policy/pattern.go", "strings.HasPrefix(s, p.text)", "strings.Contains(s, p.text)", cases},
@@ -37,9 +37,9 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"a suffix of a service is accepted", "policy/values.go", "case sh == shapeSuffix:", "case false:", cases},
 	{"an unclean path is accepted", "policy/values.go", `strings.Contains(path, "//")`, "false", cases},
 	// What decides.
-	{"a deny of a wider scope is not looked at", "policy/scope.go", "ix = s.deny", "ix = s.deny\n\t\t\ts = &scope{}", cases},
-	{"dry run denies", "policy/scope.go", "case a == ActionDeny && m == ModeDryRun:", "case false:", cases},
-	{"large sets of rules forget those without a path", "policy/index.go", "return first(b.pathless, q)", "return nil", oracle},
+	{"a deny of a wider scope is not looked at", "policy/scope.go", "if !s.denies {\n\t\t\t\tcontinue", "if !s.denies {\n\t\t\t\treturn nil", cases},
+	{"dry run denies", "policy/scope.go", "a != ActionAudit && m != ModeDryRun", "a != ActionAudit", cases},
+	{"large sets of rules forget those without a path", "policy/index.go", "return first(m.pathless, q)", "return nil", oracle},
 	{"any signature will do", "policy/bundle.go", "Context: bundleContext}) == nil {", "Context: bundleContext}) != nil {", bundle},
 	// One canonical request.
 	{"encoded slashes pass", "canonical.go", `strings.Contains(raw, "%2f")`, "false && raw == \"\"", wire},
