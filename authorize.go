@@ -21,7 +21,7 @@ func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
 	}
 	sc.fill(r)
 	r.Tokens = m.cfg.Tokens
-	if _, d := m.decideRequest(ctx, r, m.policy.Authorize(ctx, r)); d != nil {
+	if _, d := sc.decideRequest(ctx, r, sc.rules.Authorize(ctx, r)); d != nil {
 		m.decisions.denied(ctx, d, r, sc.net.peer)
 		return d
 	}
@@ -39,23 +39,19 @@ func (m *Mesh) connOfPeer(p Peer, layer policy.Layer) (*serverConn, error) {
 	return p.conn, nil
 }
 
-// decide asks the rules, and counts.
-func (m *Mesh) decide(ctx context.Context, r *policy.Request) (policy.Decision, *DeniedError) {
-	return m.decided(ctx, r, m.policy.Authorize(ctx, r))
-}
-
 // retryTime bounds how long a request waits for what its decision lacks, an issuer's keys for example.
 const retryTime = 2 * time.Second
 
 // decideRequest acts on what the rules said of a request, which can wait a little.
-func (m *Mesh) decideRequest(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
+func (sc *serverConn) decideRequest(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
+	m := sc.mesh
 	if mayChange(dec) {
 		wait, cancel := context.WithTimeout(ctx, retryTime)
 		defer cancel()
 		for mayChange(dec) && wait.Err() == nil && m.ctx.Err() == nil {
 			select {
 			case <-dec.Retry:
-				dec = m.policy.Authorize(ctx, r)
+				dec = sc.rules.Authorize(ctx, r)
 			case <-wait.Done():
 			case <-m.ctx.Done():
 			}
@@ -67,6 +63,7 @@ func (m *Mesh) decideRequest(ctx context.Context, r *policy.Request, dec policy.
 // mayChange reports whether a denial may come out otherwise in a moment.
 func mayChange(d policy.Decision) bool { return d.Verdict != policy.Allow && d.Retry != nil }
 
+// decided counts a decision, and makes a denial an error.
 func (m *Mesh) decided(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
 	if dec.Verdict == policy.Allow && !dec.NotAfter.IsZero() && !time.Now().Before(dec.NotAfter) {
 		dec.Verdict, dec.Reason = policy.Deny, "what allowed it has ended"

@@ -17,7 +17,7 @@ import (
 type connTable struct {
 	mu     sync.Mutex
 	conns  map[net.Addr]*serverConn // by the pointer that netConn.local is
-	groups map[connKey]map[*serverConn]struct{}
+	groups map[connKey]*connGroup
 	closed bool
 	idle   chan struct{} // closed when the table is empty and closed
 }
@@ -31,6 +31,12 @@ type connKey struct {
 	refused  bool // it is being told no
 }
 
+// connGroup is the connections with one key. They share what was looked up in the rules.
+type connGroup struct {
+	rules policy.Authorizer
+	conns map[*serverConn]struct{}
+}
+
 func (k connKey) request(service string) *policy.Request {
 	return &policy.Request{
 		Layer: policy.LayerConnection, Deferred: k.deferred,
@@ -40,7 +46,7 @@ func (k connKey) request(service string) *policy.Request {
 
 func newConnTable() *connTable {
 	return &connTable{
-		conns: make(map[net.Addr]*serverConn), groups: make(map[connKey]map[*serverConn]struct{}),
+		conns: make(map[net.Addr]*serverConn), groups: make(map[connKey]*connGroup),
 		idle: make(chan struct{}),
 	}
 }
@@ -61,15 +67,27 @@ func (t *connTable) join(sc *serverConn) {
 	if sc.relay {
 		return // no rule is about it
 	}
-	if t.groups[sc.key] == nil {
-		t.groups[sc.key] = make(map[*serverConn]struct{})
+	g := t.groups[sc.key]
+	if g == nil {
+		g = &connGroup{
+			rules: policy.Pinned(sc.mesh.policy, sc.key.request(sc.mesh.service)),
+			conns: make(map[*serverConn]struct{}),
+		}
+		t.groups[sc.key] = g
 	}
-	t.groups[sc.key][sc] = struct{}{}
+	g.conns[sc] = struct{}{}
+	if sc.rules == nil {
+		sc.rules = g.rules
+	}
 }
 
 func (t *connTable) leave(sc *serverConn) {
-	delete(t.groups[sc.key], sc)
-	if len(t.groups[sc.key]) == 0 {
+	g := t.groups[sc.key]
+	if g == nil {
+		return
+	}
+	delete(g.conns, sc)
+	if len(g.conns) == 0 {
 		delete(t.groups, sc.key)
 	}
 }
@@ -125,11 +143,15 @@ func (t *connTable) keys() []connKey {
 	return collect(maps.Keys(t.groups), len(t.groups))
 }
 
-// group returns the connections with a key.
-func (t *connTable) group(k connKey) []*serverConn {
+// group returns the connections with a key, and what decides about them; nil when they are gone.
+func (t *connTable) group(k connKey) (policy.Authorizer, []*serverConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return collect(maps.Keys(t.groups[k]), len(t.groups[k]))
+	g := t.groups[k]
+	if g == nil {
+		return nil, nil
+	}
+	return g.rules, collect(maps.Keys(g.conns), len(g.conns))
 }
 
 func collect[T any](seq iter.Seq[T], n int) []T { return slices.AppendSeq(make([]T, 0, n), seq) }

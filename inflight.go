@@ -49,7 +49,7 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 	sc.list(f)
 	sc.mu.Unlock()
 	for {
-		dec := sc.mesh.policy.Authorize(ctx, &f.req)
+		dec := sc.rules.Authorize(ctx, &f.req)
 		if hint := &sc.mesh.headersUnused; hint.Load() != dec.HeadersUnused {
 			hint.Store(dec.HeadersUnused)
 		}
@@ -58,7 +58,7 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 				continue
 			}
 		}
-		dec, denied := sc.mesh.decideRequest(ctx, &f.req, dec)
+		dec, denied := sc.decideRequest(ctx, &f.req, dec)
 		if denied != nil {
 			sc.end(f)
 			sc.mesh.decisions.denied(ctx, denied, &f.req, sc.net.peer)
@@ -162,12 +162,12 @@ func (sc *serverConn) recheckRequests(ctx context.Context) {
 
 func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
 	r := &f.req
-	dec := sc.mesh.policy.Authorize(ctx, r)
+	dec := sc.rules.Authorize(ctx, r)
 	if !dec.HeadersUnused && r.Header == nil {
 		if h := f.of.header(); h != nil {
 			dup := *r // others may be looking at it
 			r, dup.Header = &dup, h
-			dec = sc.mesh.policy.Authorize(ctx, r)
+			dec = sc.rules.Authorize(ctx, r)
 		}
 	}
 	if mayChange(dec) {
@@ -180,7 +180,7 @@ func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
 
 // settle acts on a decision about a request under way.
 func (sc *serverConn) settle(ctx context.Context, f *inflight, r *policy.Request, dec policy.Decision) {
-	dec, denied := sc.mesh.decideRequest(ctx, r, dec)
+	dec, denied := sc.decideRequest(ctx, r, dec)
 	if denied != nil {
 		sc.cutRequest(ctx, f, denied)
 		return

@@ -245,9 +245,10 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		l.mesh.servePeer(l.ctx, sc, t)
 		return
 	}
-	if _, d := l.mesh.decide(l.ctx, sc.request()); d != nil {
+	r := sc.request()
+	if _, d := l.mesh.decided(l.ctx, r, sc.rules.Authorize(l.ctx, r)); d != nil {
 		l.mesh.conns.refuse(sc)
-		l.mesh.decisions.denied(l.ctx, d, sc.request(), n.peer)
+		l.mesh.decisions.denied(l.ctx, d, r, n.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)
 		return
 	}

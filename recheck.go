@@ -62,12 +62,17 @@ func (m *Mesh) recheckAll(ctx context.Context, verify, revoked bool) {
 
 // recheckGroup closes the connections of a group when they are no longer allowed, or those of their requests that are not.
 func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *pace) {
-	_, d := m.decide(ctx, k.request(m.service))
+	rules, conns := m.conns.group(k)
+	if rules == nil {
+		return
+	}
+	r := k.request(m.service)
+	_, d := m.decided(ctx, r, rules.Authorize(ctx, r))
 	p.rest()
 	if k.refused && d != nil {
 		return
 	}
-	for _, sc := range m.conns.group(k) {
+	for _, sc := range conns {
 		switch {
 		case k.refused && sc.raw == nil:
 			_ = sc.net.Close() // it waits to be told no for its first request, which was right until now: it may connect anew

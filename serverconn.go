@@ -17,7 +17,8 @@ type serverConn struct {
 	deferred bool  // its requests are decided one by one
 	relay    bool  // a member's question, see relay.go: no rule is about it
 
-	key connKey // guarded by the table's mutex once it is there
+	key   connKey           // guarded by the table's mutex once it is there
+	rules policy.Authorizer // the mesh's, for this connection; nil for a relay
 
 	mu       sync.Mutex
 	inflight *inflight // requests under way, the newest first
