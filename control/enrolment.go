@@ -18,6 +18,13 @@ import (
 func (s *Server) startEnrolment() (err error) {
 	s.gate, err = enrol.New(enrol.Config{
 		TrustDomain: s.settings.TrustDomain, DB: s.db, Settings: s.settings.Enrol, Logger: s.log,
+		Admit: func(ctx context.Context, service string) error {
+			err := s.ca.Admit(ctx, service)
+			if _, revoked := errors.AsType[*ca.RevokedError](err); revoked {
+				err = enrol.Forbid(err)
+			}
+			return err
+		},
 		Issue: func(service, csr string) (string, error) {
 			return s.ca.OneTimeToken(service, csr, s.replicas.caHosts()...)
 		},

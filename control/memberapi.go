@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -25,16 +26,34 @@ func (s *Server) memberAPI() http.Handler {
 	return mux
 }
 
-func (s *Server) serveJoin(w http.ResponseWriter, _ *http.Request) {
+// member returns the caller's name and certificate, unless that was revoked.
+func (s *Server) member(w http.ResponseWriter, r *http.Request) (peer mesh.Peer, cert *x509.Certificate, ok bool) {
+	peer, ok = mesh.PeerFromContext(r.Context())
+	if !ok || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		http.Error(w, "members only", http.StatusForbidden)
+		return peer, nil, false
+	}
+	now, _ := s.pub.current()
+	if err := now.engine.Revoked(peer.ID, r.TLS.PeerCertificates); err != nil {
+		s.log.WarnContext(r.Context(), "a member was turned away", "service", peer.Service(), "remote", peer.Addr, "error", err)
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return peer, nil, false
+	}
+	return peer, r.TLS.PeerCertificates[0], true
+}
+
+func (s *Server) serveJoin(w http.ResponseWriter, r *http.Request) {
+	if _, _, ok := s.member(w, r); !ok {
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keys, Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}) // the member is gone: nobody to tell
 }
 
 func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
-	peer, ok := mesh.PeerFromContext(r.Context())
+	peer, cert, ok := s.member(w, r)
 	if !ok {
-		http.Error(w, "members only", http.StatusForbidden)
 		return
 	}
 	q, wait, err := parsePoll(r.URL.Query())
@@ -42,7 +61,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	q.service, q.addr = peer.Service(), peer.Addr
+	q.service, q.addr, q.serial = peer.Service(), peer.Addr, cert.SerialNumber.Text(16)
 	defer s.polls.begin(q)()
 	if q.reason != "" {
 		s.log.WarnContext(r.Context(), "a member refused a bundle", "service", q.service, "instance", q.instance,

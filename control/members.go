@@ -43,7 +43,7 @@ func joinMembers(pool []gossip.MemberInfo, asked []poll, version uint64) []admin
 			members = append(members, admin.Member{Instance: q.instance, State: "unseen", Addr: q.addr.String()})
 		}
 		m := &members[i]
-		m.Service, m.Rules, m.Asked, m.Warnings = q.service, q.version, q.at, q.warnings
+		m.Service, m.Serial, m.Rules, m.Asked, m.Warnings = q.service, q.serial, q.version, q.at, q.warnings
 		if q.reason != "" {
 			m.Refused = &admin.Refusal{Version: q.refused, Reason: q.reason}
 		}

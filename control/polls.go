@@ -20,6 +20,7 @@ type poll struct {
 	service  string
 	instance string // in the gossip pool, as it says
 	addr     netip.AddrPort
+	serial   string // of its certificate, in hexadecimal
 	version  uint64 // of the rules in force
 	refused  uint64
 	reason   string

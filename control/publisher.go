@@ -40,7 +40,11 @@ func newPublisher(td spiffeid.TrustDomain, key ed25519.PrivateKey, rules *store.
 
 // prepare compiles and signs rules.
 func (p *publisher) prepare(r store.Rules) (published, error) {
-	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: r.At, Documents: r.Documents}
+	revoked, err := bundled(r)
+	if err != nil {
+		return published{}, err
+	}
+	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: r.At, Documents: r.Documents, Revoked: revoked}
 	engine, err := policy.Compile(b)
 	if err != nil {
 		return published{}, err

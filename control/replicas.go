@@ -127,6 +127,7 @@ func (s *Server) sweep(ctx context.Context) {
 		}
 		for what, f := range map[string]func(context.Context) error{
 			"certificates": s.ca.Sweep, "versions": s.rules.Prune, "replicas": s.replicas.sweep, "audit log": s.sweepAudit,
+			"tokens": s.gate.Sweep, "revocations": operator{s}.sweepRevocations,
 		} {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "old records could not be deleted", "what", what, "error", err)

@@ -34,6 +34,7 @@ func SocketPath(dir string) (string, error) {
 // an [Error] to give them a status.
 type Backend interface {
 	Tokens
+	Revocations
 	// Rules returns all documents.
 	Rules(ctx context.Context) (store.Rules, error)
 	// Apply adds and replaces documents, all or none.
@@ -95,6 +96,8 @@ type Member struct {
 	Asked time.Time `json:"asked,omitzero"`
 	// Refused tells of a bundle that it did not take.
 	Refused *Refusal `json:"refused,omitempty"`
+	// Serial is the serial number, in hexadecimal, of the certificate that it last asked for rules with.
+	Serial string `json:"serial,omitempty"`
 	// Warnings are the rules that a listener of it can't evaluate, in words.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -33,6 +33,13 @@ func (b backend) Tokens(context.Context) ([]enrol.Token, error) { return nil, b.
 func (b backend) RevokeToken(context.Context, string) (enrol.Token, error) {
 	return enrol.Token{}, b.err
 }
+func (b backend) Revoke(context.Context, admin.Revoke) (admin.Revoked, error) {
+	return admin.Revoked{}, b.err
+}
+func (b backend) Revocations(context.Context) ([]admin.Revocation, error) { return nil, b.err }
+func (b backend) Unrevoke(context.Context, string) (admin.Revoked, error) {
+	return admin.Revoked{}, b.err
+}
 func (b backend) Bootstrap(context.Context) (*mesh.Bootstrap, error) {
 	return &mesh.Bootstrap{}, b.err
 }
@@ -70,7 +77,7 @@ func TestErrorsArriveTyped(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := t.Context()
-		var errs [9]error
+		var errs [12]error
 		_, errs[0] = client.Token(ctx, "a", time.Hour)
 		_, errs[1] = client.Rules(ctx)
 		_, errs[2] = client.Apply(ctx, []policy.Document{})
@@ -80,6 +87,9 @@ func TestErrorsArriveTyped(t *testing.T) {
 		_, errs[6] = client.Tokens(ctx)
 		_, errs[7] = client.RevokeToken(ctx, "a/b")
 		_, errs[8] = client.Bootstrap(ctx)
+		_, errs[9] = client.Revoke(ctx, admin.Revoke{})
+		_, errs[10] = client.Revocations(ctx)
+		_, errs[11] = client.Unrevoke(ctx, "service a")
 		for i, err := range errs {
 			e, ok := errors.AsType[*admin.Error](err)
 			if c.err == nil && err != nil || c.err != nil && (!ok || e.Status != c.status || e.Message != c.err.Error()) {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -153,16 +152,6 @@ func (c *CA) Fingerprint() string {
 // Bundle returns the roots that members trust.
 func (c *CA) Bundle() *x509bundle.Bundle {
 	return x509bundle.FromX509Authorities(c.td, []*x509.Certificate{c.keys.root})
-}
-
-// Revoke stops the certificate with this serial number (decimal) from being renewed. It
-// stays valid until it expires.
-func (c *CA) Revoke(serial, reason string) error {
-	err := c.db.Revoke(&db.RevokedCertificateInfo{Serial: serial, Reason: reason, RevokedAt: time.Now()})
-	if err != nil && !errors.Is(err, db.ErrAlreadyExists) {
-		return fmt.Errorf("ca: revoke %s: %w", serial, err)
-	}
-	return nil
 }
 
 // URL is where a CA of this configuration answers on hostport.

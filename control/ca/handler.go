@@ -64,7 +64,7 @@ func (c *CA) handler(enrol http.Handler) http.Handler {
 		r.Get("/roots", api.Roots)
 		r.Get("/roots.pem", api.RootsPEM)
 		r.Post("/sign", c.sign)
-		r.Post("/renew", c.guard(renew))
+		r.Post("/renew", c.guard(c.renewing(api.Renew)))
 		r.Post("/rekey", c.guard(c.rekey))
 	}
 	routes(step)
@@ -125,6 +125,14 @@ func (c *CA) sign(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, err)
 		return
 	}
+	if !req.NotBefore.IsZero() { // it would make a certificate look newer than a revocation
+		refuse(w, http.StatusBadRequest, errors.New("notBefore can't be asked for"))
+		return
+	}
+	if err := c.Admit(r.Context(), service); err != nil {
+		refuse(w, http.StatusForbidden, err)
+		return
+	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	c.signing.Lock()
 	defer c.signing.Unlock()
@@ -140,7 +148,7 @@ func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid
 			refuse(w, http.StatusUnauthorized, errors.New("renewal takes the certificate to renew as TLS client certificate"))
 			return
 		}
-		id, err := c.checkPeer(r.TLS.PeerCertificates[0])
+		id, err := c.checkPeer(r.Context(), r.TLS.PeerCertificates[0])
 		if err != nil {
 			refuse(w, http.StatusUnauthorized, err)
 			return
@@ -150,25 +158,19 @@ func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid
 }
 
 // checkPeer returns whom a certificate is for that may be renewed.
-func (c *CA) checkPeer(leaf *x509.Certificate) (id spiffeid.ID, err error) {
+func (c *CA) checkPeer(ctx context.Context, leaf *x509.Certificate) (id spiffeid.ID, err error) {
 	// Our own intermediate, not what the client sent along.
-	if id, err = identity.Verify([]*x509.Certificate{leaf, c.keys.intermediate}, c.Bundle()); err != nil {
-		return id, fmt.Errorf("the certificate can't be renewed: %w", err)
+	if id, err = identity.Verify([]*x509.Certificate{leaf, c.keys.intermediate}, c.Bundle()); err == nil {
+		err = (enforcer{c.td}).Enforce(leaf)
 	}
-	if err := (enforcer{c.td}).Enforce(leaf); err != nil {
-		return id, fmt.Errorf("the certificate can't be renewed: %w", err)
+	if err == nil {
+		err = c.checkRevoked(ctx, id, leaf)
 	}
-	revoked, err := c.db.IsRevoked(leaf.SerialNumber.String())
 	if err != nil {
-		return id, fmt.Errorf("revocations can't be read: %w", err)
-	}
-	if revoked {
-		return id, errors.New("the certificate can't be renewed: it was revoked")
+		return id, fmt.Errorf("the certificate can't be renewed: %w", err)
 	}
 	return id, nil
 }
-
-func renew(w http.ResponseWriter, r *http.Request, _ spiffeid.ID) { api.Renew(w, r) }
 
 // rekey checks the request: smallstep takes the new key of it as it is, and ignores the rest.
 func (c *CA) rekey(w http.ResponseWriter, r *http.Request, id spiffeid.ID) {
@@ -191,7 +193,7 @@ func (c *CA) rekey(w http.ResponseWriter, r *http.Request, id spiffeid.ID) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	api.Rekey(w, r)
+	c.renewing(api.Rekey)(w, r, id)
 }
 
 // refuse answers as step-ca does.

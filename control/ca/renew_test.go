@@ -76,7 +76,7 @@ func TestRenewalRefuses(t *testing.T) {
 	issuer := intermediate(t, s.dir)
 	member := s.enrol(t, "orders")
 	revoked := s.enrol(t, "orders")
-	if err := s.Revoke(revoked.Leaf.SerialNumber.String(), "test"); err != nil {
+	if _, err := s.RevokeSerial(t.Context(), revoked.Leaf.SerialNumber); err != nil {
 		t.Fatal(err)
 	}
 	control, err := s.Source("mesh/control")

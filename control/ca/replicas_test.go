@@ -37,7 +37,7 @@ func TestReplicas(t *testing.T) {
 	if status, body := two.post(t, "/renew", nil, leaf); status != http.StatusCreated {
 		t.Errorf("renewal at the other: %d %s", status, body)
 	}
-	if err := one.Revoke(leaf.Leaf.SerialNumber.String(), "test"); err != nil {
+	if _, err := one.RevokeSerial(t.Context(), leaf.Leaf.SerialNumber); err != nil {
 		t.Fatal(err)
 	}
 	if status, body := two.post(t, "/renew", nil, leaf); status != http.StatusUnauthorized {

@@ -3,6 +3,7 @@ package ca
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"time"
 
 	"github.com/intramesh/mesh/control/store"
@@ -13,7 +14,7 @@ import (
 // used tokens forgotten that are valid again when it is set right.
 const keepExpired = 30 * 24 * time.Hour
 
-// Sweep forgets certificates and used tokens that expired more than 30 days ago.
+// Sweep forgets certificates, revocations and used tokens that expired more than 30 days ago.
 func (c *CA) Sweep(ctx context.Context) error {
 	before := time.Now().Add(-keepExpired)
 	var gone []store.Op
@@ -22,7 +23,8 @@ func (c *CA) Sweep(ctx context.Context) error {
 			return err
 		}
 		if cert, err := x509.ParseCertificate(r.Value); err == nil && cert.NotAfter.Before(before) {
-			gone = append(gone, store.Op{Kind: r.Kind, Key: r.Key}, store.Op{Kind: r.Kind + "_data", Key: r.Key})
+			gone = append(gone, store.Op{Kind: r.Kind, Key: r.Key}, store.Op{Kind: r.Kind + "_data", Key: r.Key},
+				store.Op{Kind: lineageKind, Key: r.Key})
 		}
 	}
 	for len(gone) > 0 {
@@ -31,6 +33,12 @@ func (c *CA) Sweep(ctx context.Context) error {
 			return err
 		}
 		gone = gone[n:]
+	}
+	if _, err := store.Prune(ctx, c.cfg.DB, refusedKind, func(r store.Record) bool {
+		var v refusal
+		return json.Unmarshal(r.Value, &v) == nil && !v.Block && v.Expires.Before(before)
+	}); err != nil {
+		return err
 	}
 	_, err := store.Prune(ctx, c.cfg.DB, store.KindCA+"used_ott", func(r store.Record) bool {
 		t, err := jose.ParseSigned(string(r.Value))

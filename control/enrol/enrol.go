@@ -30,7 +30,8 @@ type Config struct {
 	DB store.DB
 	// Issue makes a one-time token for a service and a certificate request (its SHA-256 in base64url).
 	Issue func(service, csr string) (string, error)
-	// Admit, if not nil, has a last word on who has proved that it may be service.
+	// Admit, if not nil, has a last word on who has proved that it may be service. The asker is told an error
+	// of [Forbid], and of others only that it may try again.
 	Admit func(ctx context.Context, service string) error
 	// Settings are the operator's.
 	Settings Settings
@@ -108,6 +109,9 @@ func refuse(format string, args ...any) error {
 	return &refusal{http.StatusUnauthorized, fmt.Sprintf(format, args...)}
 }
 
+// Forbid makes an error one that the asker is told.
+func Forbid(err error) error { return &refusal{http.StatusForbidden, err.Error()} }
+
 const (
 	maxRequest = 32 << 10
 	maxProof   = 16 << 10
@@ -125,9 +129,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		who, err = g.check(ctx, kind, a)
 	}
 	if err == nil && g.cfg.Admit != nil {
-		if denied := g.cfg.Admit(ctx, a.service); denied != nil {
-			err = &refusal{http.StatusForbidden, denied.Error()}
-		}
+		err = g.cfg.Admit(ctx, a.service)
 	}
 	if err == nil {
 		ott, err = g.cfg.Issue(a.service, a.csr)
