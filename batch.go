@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"sync"
+	"sync/atomic"
 )
 
 // TLS hands each record to the connection below it on its own, and asks for one at a time. Under our own framing, and for large
@@ -16,38 +17,45 @@ type buffers struct {
 	frames sync.Pool // *[maxRecord]byte
 	corks  sync.Pool // *[]byte
 	reads  sync.Pool // *[readBatch]byte
+	words  sync.Pool // *[frameHeader]byte
 }
 
 func newBuffers() *buffers {
 	b := new(buffers)
 	b.frames.New = func() any { return new([maxRecord]byte) }
 	b.corks.New = func() any { big := make([]byte, 0, maxCork+2*maxRecord); return &big }
+	b.words.New = func() any { return new([frameHeader]byte) }
 	b.reads.New = func() any { return new([readBatch]byte) }
 	return b
 }
 
 // cork holds back what is written while one large Write is cut into records.
 type cork struct {
+	active atomic.Bool // changes with mu held
 	mu     sync.Mutex
-	active bool
 	held   []byte
 }
 
 // take keeps p when the cork is in.
 func (k *cork) take(p []byte) bool {
+	if !k.active.Load() {
+		return false
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.active {
-		k.held = append(k.held, p...)
+	if !k.active.Load() {
+		return false // pulled meanwhile: what was held back has been sent
 	}
-	return k.active
+	k.held = append(k.held, p...)
+	return true
 }
 
 // putCork holds back what is written from now on, in buf.
 func (c *netConn) putCork(buf []byte) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
-	c.out.active, c.out.held = true, buf[:0]
+	c.out.held = buf[:0]
+	c.out.active.Store(true)
 }
 
 // pullCork sends what was held back, and returns the buffer.
@@ -56,7 +64,8 @@ func (c *netConn) pullCork() ([]byte, error) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
 	buf := c.out.held
-	c.out.active, c.out.held = false, nil
+	c.out.held = nil
+	c.out.active.Store(false)
 	return buf, err
 }
 
@@ -84,6 +93,9 @@ type readAhead struct {
 func (c *netConn) Read(p []byte) (int, error) {
 	r := &c.in
 	if len(r.unread) == 0 {
+		if c.tryRead {
+			return c.try.TryRead(p)
+		}
 		if r.pool == nil || !r.plenty {
 			n, err := c.Conn.Read(p)
 			r.plenty = n == len(p) && n >= 1<<10

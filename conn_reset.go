@@ -9,35 +9,35 @@ import (
 )
 
 // reset tells the peer why it is cut off, then closes. It blocks for at most a second or so.
-func (c *conn) reset(d *DeniedError) {
-	if c.fail(d) {
-		c.tell(d)
-		c.finish()
+func (l *link) reset(d *DeniedError) {
+	if l.fail(d) {
+		l.tell(d)
+		l.finish()
 	}
 }
 
 // fail ends both directions for the application: nothing more is read, and no Write begins. It reports whether it was the first, who
 // then owes tell and finish, or to close the connection below.
-func (c *conn) fail(d *DeniedError) bool {
-	if !c.failure.CompareAndSwap(nil, d) {
+func (l *link) fail(d *DeniedError) bool {
+	if !l.failure.CompareAndSwap(nil, d) {
 		return false
 	}
-	_ = c.net.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+	_ = l.net.SetReadDeadline(past()) // wakes the reader
 	return true
 }
 
 // tell sends the reason, if there is a chance to. It blocks for two resetWait at most.
-func (c *conn) tell(d *DeniedError) {
+func (l *link) tell(d *DeniedError) {
 	t := time.NewTimer(resetWait)
 	defer t.Stop()
 	select {
-	case c.writing <- struct{}{}: // kept: nobody writes after a reset
+	case l.writing <- struct{}{}: // kept: nobody writes after a reset
 	case <-t.C:
-		_ = c.net.Close()
+		_ = l.net.Close()
 		return
 	}
-	if c.net.spilling() {
-		_ = c.net.Close()
+	if l.net.spilling() {
+		_ = l.net.Close()
 		return
 	}
 	payload := deniedJSON(d)
@@ -45,20 +45,20 @@ func (c *conn) tell(d *DeniedError) {
 		payload = nil
 	}
 	b := make([]byte, frameHeader, frameHeader+len(payload))
-	putHeader(b, frameReset, len(payload))
-	_ = c.net.SetWriteDeadline(time.Now().Add(resetWait))
-	if _, err := c.tls.Write(append(b, payload...)); err != nil {
-		_ = c.net.Close()
+	putHeader(b, frameReset, 0, len(payload))
+	_ = l.net.SetWriteDeadline(time.Now().Add(resetWait))
+	if _, err := l.tls.Write(append(b, payload...)); err != nil {
+		_ = l.net.Close()
 	}
 }
 
 // finish closes the connection when the peer has had the time to read what tell sent.
-func (c *conn) finish() {
+func (l *link) finish() {
 	// Until the reader has left, linger would share the deadline with it, and what comes in.
-	c.rmu.Lock()
-	c.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
-	c.net.linger()
-	_ = c.net.Close()
+	l.rmu.Lock()
+	l.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
+	l.net.linger()
+	_ = l.net.Close()
 }
 
 // linger lets what was written reach the peer: closing a TCP socket with unread input would
@@ -75,14 +75,14 @@ func (c *netConn) linger() {
 // whyNotWritten looks for the reason that the peer gave before it closed: a program that writes first
 // would otherwise see only a reset.
 func (c *conn) whyNotWritten(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) || c.isClosed() || !c.rmu.TryLock() {
+	if errors.Is(err, os.ErrDeadlineExceeded) || c.closed.Load() || !c.link.rmu.TryLock() {
 		return err
 	}
-	defer c.rmu.Unlock()
-	_ = c.net.SetReadDeadline(time.Now().Add(resetWait))
+	defer c.link.rmu.Unlock()
+	_ = c.link.net.SetReadDeadline(time.Now().Add(resetWait))
 	defer func() { _ = c.restoreReadDeadline() }()
 	_ = c.nextData()
-	if d, ok := errors.AsType[*DeniedError](c.readErr); ok {
+	if d, ok := errors.AsType[*DeniedError](c.link.readErr); ok {
 		return d
 	}
 	return err

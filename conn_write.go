@@ -10,15 +10,16 @@ func (c *conn) Write(p []byte) (int, error) {
 	if err := c.lockWrite(); err != nil {
 		return 0, c.opError("write", err)
 	}
-	defer func() { <-c.writing }()
-	if c.wclosed {
+	defer func() { <-c.link.writing }()
+	if c.wclosed || c.peerGone.Load() {
 		return 0, c.opError("write", syscall.EPIPE)
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	buf := c.bufs.frames.Get().(*[maxRecord]byte)
-	defer c.bufs.frames.Put(buf)
+	bufs := c.link.mesh.buffers
+	buf := bufs.frames.Get().(*[maxRecord]byte)
+	defer bufs.frames.Put(buf)
 	if len(p) > maxPayload {
 		return c.writeLarge(buf, p)
 	}
@@ -31,63 +32,63 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // writeLarge sends the records of one large Write together.
 func (c *conn) writeLarge(buf *[maxRecord]byte, p []byte) (int, error) {
-	big := c.bufs.corks.Get().(*[]byte)
-	c.net.putCork(*big)
-	n, err := c.writeFrames(buf, p)
-	used, ferr := c.net.pullCork()
+	n := c.link.net
+	bufs := c.link.mesh.buffers
+	big := bufs.corks.Get().(*[]byte)
+	n.putCork(*big)
+	written, err := c.writeFrames(buf, p)
+	used, ferr := n.pullCork()
 	*big = used
-	c.bufs.corks.Put(big)
+	bufs.corks.Put(big)
 	if err == nil {
 		err = ferr
 	}
 	if err != nil {
-		return n, c.opError("write", c.whyNotWritten(err))
+		return written, c.opError("write", c.whyNotWritten(err))
 	}
-	return n, nil
+	return written, nil
 }
 
 func (c *conn) writeFrames(buf *[maxRecord]byte, p []byte) (n int, err error) {
 	for n < len(p) {
+		t := frameData
+		if !c.opened.Load() {
+			t = frameOpen
+		}
 		k := copy(buf[frameHeader:], p[n:])
-		putHeader(buf[:], frameData, k)
-		if err := c.writeFrame(buf[:frameHeader+k]); err != nil {
+		putHeader(buf[:], t, c.epoch, k)
+		if err := c.link.writeFrame(buf[:frameHeader+k]); err != nil {
 			return n, err
+		}
+		if t == frameOpen {
+			c.isOpen()
 		}
 		n += k
 	}
 	return n, nil
 }
 
-// writeFrame hands one frame to TLS as one record. TLS never sees a timeout: see netConn.
-func (c *conn) writeFrame(b []byte) error {
-	if err := c.net.waitSpill(); err != nil {
-		return err
-	}
-	if c.net.writeDeadline.Passed() {
-		return os.ErrDeadlineExceeded
-	}
-	_, err := c.tls.Write(b)
-	return err
-}
-
 // lockWrite takes the token that one writer holds.
 func (c *conn) lockWrite() error {
-	if c.isClosed() || c.failure.Load() != nil {
+	if c.broken() {
 		return ErrClosed
 	}
+	l := c.link
 	select {
-	case c.writing <- struct{}{}:
+	case l.writing <- struct{}{}:
 	default:
 		select {
-		case c.writing <- struct{}{}:
-		case <-c.closed:
-			return ErrClosed
-		case <-c.net.writeDeadline.Done():
+		case l.writing <- struct{}{}: // Close breaks the write that has it
+		case <-l.net.writeDeadline.Done():
 			return os.ErrDeadlineExceeded
 		}
 	}
-	if c.net.writeDeadline.Passed() {
-		<-c.writing
+	switch {
+	case c.broken():
+		<-l.writing
+		return ErrClosed
+	case l.net.writeTimedOut():
+		<-l.writing
 		return os.ErrDeadlineExceeded
 	}
 	return nil
@@ -98,21 +99,16 @@ func (c *conn) CloseWrite() error {
 	if err := c.lockWrite(); err != nil {
 		return c.opError("close", err)
 	}
-	defer func() { <-c.writing }()
-	if err := c.sendEnd(); err != nil {
-		return c.opError("close", err)
-	}
-	return nil
-}
-
-func (c *conn) sendEnd() error {
+	defer func() { <-c.link.writing }()
 	if c.wclosed {
 		return nil
 	}
-	var b [frameHeader]byte
-	putHeader(b[:], frameEnd, 0)
-	if err := c.writeFrame(b[:]); err != nil {
-		return err
+	err := c.openLocked()
+	if err == nil {
+		err = c.link.say(frameEnd, c.epoch)
+	}
+	if err != nil {
+		return c.opError("close", err)
 	}
 	c.wclosed = true
 	return nil

@@ -24,10 +24,16 @@ type Stats struct {
 	// Revoked counts handshakes that failed, dialed ones too, and connections that were cut since the other end's
 	// certificate is revoked.
 	Revoked uint64
+	// Reused counts dials that needed no handshake, since an earlier connection to the endpoint could be used again.
+	Reused uint64
 }
 
 // Stats returns the counters.
-func (m *Mesh) Stats() Stats { return m.decisions.stats() }
+func (m *Mesh) Stats() Stats {
+	s := m.decisions.stats()
+	s.Reused = m.warm.reused.Load()
+	return s
+}
 
 // decisionLog counts decisions, and logs those that somebody may have to explain. What callers can cause is logged at a
 // bounded rate, so that a scanner does not fill a disk: what was left out is counted, and told with the next record.

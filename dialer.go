@@ -26,6 +26,10 @@ const (
 // who answered. If the service's rules refuse it, the first Read or Write returns a *DeniedError: TLS 1.3 lets a client
 // finish before the server has decided.
 //
+// A connection to another node that both sides have closed properly is kept for a minute, and the next Dial to that endpoint needs no
+// handshake. Its server decides and counts it like a new one, and hears of it with the first Write or Read, or after a few milliseconds.
+// A change of the rules, of a certificate or of the trusted authorities ends that, on either side.
+//
 // Network is "tcp", "tcp4" or "tcp6". Errors are *DialError; ErrNoEndpoints is inside when there is nobody to
 // call. ctx bounds the call alone.
 func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -58,6 +62,10 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
 		if err == nil {
 			p.Succeeded(0)
+			if c, ok := c.(*conn); ok {
+				c.counted, c.release = true, p
+				return c, nil
+			}
 			n, _ := underTLS(c)
 			n.afterClose(p.Done)
 			return c, nil
@@ -93,6 +101,12 @@ func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.Addr
 
 func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
 	start := time.Now()
+	if alpn[0] == alpnMesh {
+		if c := m.warm.take(ctx, warmKey{t.service, addr}); c != nil {
+			m.trace.dialDone(t, addr, start, nil)
+			return c, nil
+		}
+	}
 	c, err := m.handshakeWith(ctx, t, addr, alpn)
 	m.trace.dialDone(t, addr, start, err)
 	if err != nil {
@@ -114,6 +128,7 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 		_ = n.Close() // the mesh is closing
 		return nil, ErrClosed
 	}
+	before := m.credentials()
 	tc := tls.Client(n, m.clientTLS(t.service, alpn))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = n.Close() // it has failed
@@ -124,8 +139,8 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 	var c net.Conn = tc
 	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {
-		raw := newConn(tc, n, m.buffers)
-		c, end = raw, func(d *DeniedError) { m.farewells.add(m, raw, d) }
+		l := m.newLink(tc, n, m.warm.set(warmKey{t.service, addr}, n), before)
+		c, end = l.begin(true), func(d *DeniedError) { m.farewells.add(m, l, d) }
 	}
 	m.dialed.established(n, end)
 	if err := m.revoked(n.peer); err != nil { // since the handshake

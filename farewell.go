@@ -14,7 +14,7 @@ type farewells struct {
 }
 
 type farewell struct {
-	conn *conn
+	link *link
 	why  *DeniedError
 	late *time.Timer // closes the connection without a word when others take too long
 }
@@ -22,14 +22,14 @@ type farewell struct {
 const maxFarewells = 4
 
 // add makes a connection unusable at once, and has the peer told soon.
-func (f *farewells) add(m *Mesh, c *conn, why *DeniedError) {
-	if !c.fail(why) {
+func (f *farewells) add(m *Mesh, l *link, why *DeniedError) {
+	if !l.fail(why) {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	late := time.AfterFunc(resetWait, func() { _ = c.net.Close() })
-	f.waiting = append(f.waiting, farewell{c, why, late})
+	late := time.AfterFunc(resetWait, func() { _ = l.net.Close() })
+	f.waiting = append(f.waiting, farewell{l, why, late})
 	if f.workers < maxFarewells {
 		f.workers++
 		m.spawn(func() { f.work(m) }) // when the mesh is closing, that closes the connection
@@ -43,8 +43,8 @@ func (f *farewells) work(m *Mesh) {
 			return
 		}
 		if next.late.Stop() {
-			next.conn.tell(next.why)
-			m.spawn(next.conn.finish) // it takes as long as the peer likes, a second at most
+			next.link.tell(next.why)
+			m.spawn(next.link.finish) // it takes as long as the peer likes, a second at most
 		}
 	}
 }

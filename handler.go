@@ -103,7 +103,9 @@ func (sc *serverConn) closeIfIdle() {
 // close ends the connection now.
 func (sc *serverConn) close() error {
 	if sc.raw != nil {
-		_ = sc.raw.Close()
+		if c := sc.raw.active(); c != nil {
+			_ = c.Close()
+		}
 	}
 	return sc.net.Close()
 }

@@ -106,6 +106,8 @@ type listener struct {
 
 	mu      sync.Mutex
 	pending []*netConn // in handshake, oldest first
+
+	lot lot
 }
 
 func (l *listener) Addr() net.Addr { return l.inner.Addr() }
@@ -144,6 +146,7 @@ func (l *listener) Close() error {
 		err = l.inner.Close()
 		l.mesh.withdraw(l)
 		l.wg.Wait()
+		l.lot.close()
 	})
 	return err
 }
@@ -195,6 +198,7 @@ func (l *listener) admit(n *netConn) {
 func (l *listener) handshake(n *netConn) {
 	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()
+	before := l.mesh.credentials()
 	t := tls.Server(n, l.tls)
 	err := t.HandshakeContext(ctx)
 	l.mu.Lock()
@@ -211,16 +215,20 @@ func (l *listener) handshake(n *netConn) {
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
-		l.decide(n, t)
+		l.admitted(n, t, before)
 	default:
-		l.mesh.log.Warn("connection dropped: the application does not accept", "port", l.port, "addr", n.RemoteAddr().String())
-		_ = n.Close() // dropped
+		l.drop(n)
 	}
 }
 
-// decide registers the connection, decides, and hands it to Accept, in this order: a change of the rules at any
+func (l *listener) drop(n *netConn) {
+	l.mesh.log.Warn("connection dropped: the application does not accept", "port", l.port, "addr", n.RemoteAddr().String())
+	_ = n.Close() // dropped
+}
+
+// admitted registers the connection, decides, and hands it to Accept, in this order: a change of the rules at any
 // moment finds it.
-func (l *listener) decide(n *netConn, t *tls.Conn) {
+func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	cs := t.ConnectionState()
 	n.peer = newPeer(n, cs)
 	n.peer.Port = l.port
@@ -228,8 +236,8 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 	n.peer.conn = sc
 	var c net.Conn = t
 	if cs.NegotiatedProtocol == alpnMesh {
-		sc.raw = newConn(t, n, l.mesh.buffers)
-		c = sc.raw
+		sc.raw = l.mesh.newLink(t, n, l, before)
+		c = sc.raw.begin(true)
 	} else {
 		sc.deferred = l.mesh.defers(l.port)
 	}
@@ -245,10 +253,15 @@ func (l *listener) decide(n *netConn, t *tls.Conn) {
 		l.mesh.servePeer(l.ctx, sc, t)
 		return
 	}
+	l.offer(sc, t, c)
+}
+
+// offer decides a connection, or the next stream of one, and hands it to Accept.
+func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn) {
 	r := sc.request()
 	if _, d := l.mesh.decided(l.ctx, r, sc.rules.Authorize(l.ctx, r)); d != nil {
 		l.mesh.conns.refuse(sc)
-		l.mesh.decisions.denied(l.ctx, d, r, n.peer)
+		l.mesh.decisions.denied(l.ctx, d, r, sc.net.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)
 		return
 	}

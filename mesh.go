@@ -92,6 +92,9 @@ type Mesh struct {
 	headersUnused atomic.Bool
 	dialed        dialedConns
 	farewells     farewells
+	warm          warm
+	generation    atomic.Pointer[generation]
+	announced     bool // the identity announces changes of the trust bundle
 	balance       *balancers
 	control       controlConn
 
@@ -161,6 +164,8 @@ func newMesh(cfg Config) (*Mesh, error) {
 		m.advertise = a.Unmap()
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.warm.mesh = m
+	m.generation.Store(new(generation))
 	return m, nil
 }
 
@@ -199,6 +204,9 @@ func (m *Mesh) start(ctx context.Context) error {
 	if m.balance == nil {
 		m.balance = newBalancers(m.discovery)
 	}
+	rules, trust := changed(m.policy), changed(m.identity)
+	m.announced = trust != nil
+	m.generation.Store(&generation{number: 1, rules: rules, trust: trust})
 	m.spawn(func() { m.watch(m.ctx) })
 	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
 	return nil
@@ -266,6 +274,7 @@ func (m *Mesh) drain(ctx context.Context) error {
 	listeners := m.allListeners()
 	if len(listeners) > 0 {
 		for _, l := range listeners {
+			l.lot.empty()
 			if err := m.announce(ctx, l, discovery.Draining); err != nil {
 				m.log.Warn("could not announce that this process drains", "port", l.port, "error", err)
 			}
@@ -327,6 +336,7 @@ func (m *Mesh) close(ctx context.Context) error {
 		if closeHTTP != nil {
 			closeHTTP()
 		}
+		m.warm.close()
 		m.dialed.close()
 		<-idle
 		m.wg.Wait()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh/internal/deadline"
@@ -27,9 +28,16 @@ type netConn struct {
 	// and the caller told that time is up: spill is set then.
 	spillWrites   bool
 	writeDeadline deadline.Deadline
+	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
+	behind atomic.Bool
 
 	in  readAhead
 	out cork
+
+	// try is nil where reads and writes can't be made without waiting. While tryRead is set, Read does not wait, and
+	// while tryWrite is, what Write can't send at once is spilled. Whoever sets them is the only reader, or writer.
+	try               nowait
+	tryRead, tryWrite bool
 
 	mu        sync.Mutex
 	spill     chan struct{} // closed when the rest has been written; nil when there is none
@@ -110,6 +118,7 @@ func (c *netConn) SetWriteDeadline(t time.Time) error {
 	if c.closed {
 		return net.ErrClosed
 	}
+	c.behind.Store(true)
 	c.writeDeadline.Set(t)
 	c.deadlined = t
 	if c.spill != nil {
@@ -133,8 +142,14 @@ func (c *netConn) send(p []byte) error {
 	if err := c.waitSpill(); err != nil {
 		return err
 	}
-	n, err := c.Conn.Write(p)
-	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+	var n int
+	var err error
+	if c.tryWrite {
+		n, err = c.try.TryWrite(p)
+	} else {
+		n, err = c.Conn.Write(p)
+	}
+	if n == len(p) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	return c.startSpill(p[n:])
@@ -143,6 +158,9 @@ func (c *netConn) send(p []byte) error {
 // waitSpill returns once nothing is left of an earlier write, or with an error when it failed or when
 // the deadline passes first.
 func (c *netConn) waitSpill() error {
+	if !c.behind.Load() {
+		return nil
+	}
 	c.mu.Lock()
 	spill, err := c.spill, c.spillErr
 	c.mu.Unlock()
@@ -172,6 +190,7 @@ func (c *netConn) startSpill(rest []byte) error {
 	}
 	done := make(chan struct{})
 	c.spill = done
+	c.behind.Store(true)
 	c.wg.Go(func() {
 		_, err := c.Conn.Write(rest)
 		c.mu.Lock()
@@ -185,8 +204,31 @@ func (c *netConn) startSpill(rest []byte) error {
 	return nil
 }
 
+// clearWriteDeadline removes the write deadline, and reports whether nothing is spilled: the connection is then as new.
+func (c *netConn) clearWriteDeadline() bool {
+	if !c.behind.Load() {
+		return true
+	}
+	if c.SetWriteDeadline(time.Time{}) != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spill != nil || c.spillErr != nil {
+		return false
+	}
+	c.behind.Store(false)
+	return true
+}
+
+// writeTimedOut reports whether the write deadline has passed.
+func (c *netConn) writeTimedOut() bool { return c.behind.Load() && c.writeDeadline.Passed() }
+
 // spilling reports whether the rest of an earlier write is still on its way.
 func (c *netConn) spilling() bool {
+	if !c.behind.Load() {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.spill != nil

@@ -14,7 +14,8 @@ func (m *Mesh) watch(ctx context.Context) {
 		updated = u.Updated()
 	}
 	verify := true
-	rules, trust := changed(m.policy), changed(m.identity)
+	g := m.generation.Load()
+	rules, trust := g.rules, g.trust
 	var last *policy.Engine
 	for {
 		// All of it after the channels were taken: no change is missed.
@@ -31,6 +32,7 @@ func (m *Mesh) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		m.nextGeneration(rules, trust)
 	}
 }
 

@@ -13,7 +13,7 @@ type serverConn struct {
 	mesh     *Mesh
 	net      *netConn
 	port     string
-	raw      *conn // nil for HTTP and plain TLS
+	raw      *link // nil for HTTP and plain TLS
 	deferred bool  // its requests are decided one by one
 	relay    bool  // a member's question, see relay.go: no rule is about it
 
@@ -88,8 +88,22 @@ func (sc *serverConn) cutUntrusted(err error) {
 	sc.cut(&DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: d, cause: err})
 }
 
+// parked reports whether it is a raw connection between two streams.
+func (sc *serverConn) parked() bool { return sc.raw != nil && sc.raw.active() == nil }
+
+// settled reports whether nothing is left of the last stream.
+func (sc *serverConn) settled() bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.inflight == nil
+}
+
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
 func (sc *serverConn) cut(d *DeniedError) {
+	if sc.parked() {
+		_ = sc.net.Close() // nothing is cut
+		return
+	}
 	sc.mesh.decisions.cut(sc.mesh.ctx, d, sc.request(), sc.net.peer)
 	sc.mesh.trace.connCut(sc.net.peer, d)
 	if sc.raw == nil {

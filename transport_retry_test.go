@@ -232,7 +232,10 @@ func TestTransportLeavesRawEndpointsAlone(t *testing.T) {
 				return
 			}
 			c.Close()
-			accepted <- struct{}{}
+			select {
+			case accepted <- struct{}{}:
+			default:
+			}
 		}
 	}()
 	w.serveAs("web")

@@ -27,16 +27,26 @@ func (c *conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.in.read(b)
+func (c *conn) Read(b []byte) (int, error) { return c.read(b, true) }
+
+// TryRead is Read that never waits: without anything to read it returns os.ErrDeadlineExceeded.
+func (c *conn) TryRead(b []byte) (int, error) { return c.read(b, false) }
+
+func (c *conn) read(b []byte, wait bool) (int, error) {
+	n, err := c.in.read(b, wait)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = c.opError("read", err)
 	}
 	return n, err
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	n, err := c.out.write(b)
+func (c *conn) Write(b []byte) (int, error) { return c.write(b, true) }
+
+// TryWrite is Write that never waits: when not all fits it returns os.ErrDeadlineExceeded.
+func (c *conn) TryWrite(b []byte) (int, error) { return c.write(b, false) }
+
+func (c *conn) write(b []byte, wait bool) (int, error) {
+	n, err := c.out.write(b, wait)
 	if err != nil {
 		err = c.opError("write", err)
 	}

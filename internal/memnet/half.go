@@ -54,7 +54,8 @@ func newHalf() *half {
 	return h
 }
 
-func (h *half) read(b []byte) (int, error) {
+// read waits for something to read, or returns os.ErrDeadlineExceeded at once.
+func (h *half) read(b []byte, wait bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for {
@@ -72,16 +73,23 @@ func (h *half) read(b []byte) (int, error) {
 		case h.end != nil:
 			return 0, h.end
 		}
+		if !wait {
+			return 0, os.ErrDeadlineExceeded
+		}
 		h.changed.Wait()
 	}
 }
 
-func (h *half) write(b []byte) (n int, err error) {
+// write waits until all is written, or writes what fits at once and returns os.ErrDeadlineExceeded when that is less.
+func (h *half) write(b []byte, wait bool) (n int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for h.busy {
 		if err := h.writer.fail(); err != nil {
 			return 0, err
+		}
+		if !wait {
+			return 0, os.ErrDeadlineExceeded
 		}
 		h.changed.Wait()
 	}
@@ -101,6 +109,9 @@ func (h *half) write(b []byte) (n int, err error) {
 		}
 		if n == len(b) {
 			return n, nil
+		}
+		if !wait {
+			return n, os.ErrDeadlineExceeded
 		}
 		h.changed.Wait()
 	}

@@ -1,0 +1,190 @@
+package mesh
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A link is a connection between two of our own nodes, with the streams that it carries one after the other. Each
+// of them is a conn.
+type link struct {
+	mesh *Mesh
+	tls  *tls.Conn
+	net  *netConn
+	home home // where it goes between streams
+
+	// gen and leaf are what this side had when the handshake began: the generation, and our own certificate.
+	gen  uint64
+	leaf *x509.Certificate
+	born time.Time
+
+	failure atomic.Pointer[DeniedError] // set when this side cuts the connection
+
+	// mu guards what a conn that is closed must not change any more.
+	mu     sync.Mutex
+	stream *conn // nil between streams
+
+	writing chan struct{} // holds one token while somebody writes
+	lazy    *time.Timer   // opens a stream that says nothing; made when first needed
+
+	rmu     sync.Mutex // held by whoever reads
+	header  [frameHeader]byte
+	nheader int    // bytes of header read so far
+	left    int    // payload of the current data frame not yet read
+	control []byte // payload of a reset frame, as it comes in
+	want    int    // length of that payload
+	readErr error  // sticky
+	epoch   byte   // of the present stream, or of the last
+	ended   bool   // the peer sends no more in it
+	gone    bool   // the peer has closed it
+	bye     bool   // the server wants no more streams
+
+	parked time.Time // when the last stream ended; guarded by home
+}
+
+// A home takes links whose stream this side has closed.
+type home interface {
+	// claim reports whether it will take l. If so, either park or unclaim follows.
+	claim(l *link) bool
+	park(l *link)
+	unclaim(l *link)
+}
+
+// newLink wraps a connection whose handshake is over. Generation and certificate were those before the handshake.
+func (m *Mesh) newLink(t *tls.Conn, n *netConn, h home, before credentials) *link {
+	n.spillWrites, n.in.pool, n.try = true, &m.buffers.reads, nowaitOf(n.Conn)
+	return &link{
+		mesh: m, tls: t, net: n, home: h, gen: before.gen, leaf: before.leaf, born: time.Now(),
+		writing: make(chan struct{}, 1),
+	}
+}
+
+// begin makes the next stream. A client's is not open yet.
+func (l *link) begin(opened bool) *conn {
+	c := &conn{link: l, epoch: l.epoch}
+	c.opened.Store(opened)
+	l.ended, l.gone = false, false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stream = c
+	return c
+}
+
+// active returns the present stream, nil between streams.
+func (l *link) active() *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stream
+}
+
+// readFrame returns the header of the next frame; a reset comes as an error. It keeps what it has read over
+// timeouts. The caller holds rmu.
+func (l *link) readFrame() (frame, error) {
+	for l.readErr == nil {
+		if l.want > 0 {
+			n, err := l.tls.Read(l.control[len(l.control):l.want])
+			l.control = l.control[:len(l.control)+n]
+			if len(l.control) == l.want {
+				l.readErr = parseReset(l.control)
+			} else if n == 0 && err != nil {
+				return frame{}, l.truncated(err)
+			}
+			continue
+		}
+		n, err := l.tls.Read(l.header[l.nheader:])
+		if l.nheader += n; l.nheader < frameHeader {
+			if n == 0 && err != nil {
+				return frame{}, l.truncated(err)
+			}
+			continue
+		}
+		l.nheader = 0
+		f, err := parseHeader(l.header)
+		switch {
+		case err != nil:
+			l.readErr = err
+		case f.frameType == frameReset && f.n == 0:
+			l.readErr = parseReset(nil)
+		case f.frameType == frameReset:
+			l.want, l.control = f.n, make([]byte, 0, f.n)
+		default:
+			return f, nil
+		}
+	}
+	return frame{}, l.readErr
+}
+
+// truncated turns an end of the transport without an end of the stream into an error, since it might be an
+// attacker's or a crash.
+func (l *link) truncated(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		l.readErr = io.ErrUnexpectedEOF
+		return l.readErr
+	}
+	return err
+}
+
+// settle takes a frame that comes after this side has closed the stream; false means that the link is of no more
+// use. The caller holds rmu.
+func (l *link) settle(f frame) bool {
+	switch {
+	case f.frameType == frameBye:
+		l.bye = true
+		return !l.accepted() // servers say it
+	case f.epoch != l.epoch:
+		return false
+	case f.frameType == frameEnd && !l.ended:
+		l.ended = true
+	case f.frameType == frameClose && !l.gone:
+		l.ended, l.gone = true, true
+	default:
+		return false // data that nobody will read, for example: TCP would send a reset
+	}
+	return true
+}
+
+// accepted reports whether this side is the server.
+func (l *link) accepted() bool { return l.net.peer.conn != nil }
+
+// writeFrame hands one frame to TLS as one record. TLS never sees a timeout: see netConn. The caller holds the token.
+func (l *link) writeFrame(b []byte) error {
+	if err := l.net.waitSpill(); err != nil {
+		return err
+	}
+	if l.net.writeTimedOut() {
+		return os.ErrDeadlineExceeded
+	}
+	_, err := l.tls.Write(b)
+	return err
+}
+
+// say sends a frame without payload.
+func (l *link) say(t frameType, epoch byte) error {
+	b := l.mesh.buffers.words.Get().(*[frameHeader]byte)
+	defer l.mesh.buffers.words.Put(b)
+	putHeader(b[:], t, epoch, 0)
+	return l.writeFrame(b[:])
+}
+
+// sayNow is say for somebody who must not wait: what can't be sent at once is sent in the background. It reports
+// whether all was sent.
+func (l *link) sayNow(t frameType, epoch byte) bool {
+	if l.net.try == nil {
+		if l.net.SetWriteDeadline(time.Now().Add(resetWait)) != nil {
+			return false
+		}
+	} else {
+		l.net.tryWrite = true
+		defer func() { l.net.tryWrite = false }()
+	}
+	return l.say(t, epoch) == nil && !l.net.spilling()
+}
+
+// past is a deadline that wakes whoever reads.
+func past() time.Time { return time.Unix(1, 0) }

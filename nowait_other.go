@@ -1,0 +1,7 @@
+//go:build !unix
+
+package mesh
+
+import "net"
+
+func nowaitSocket(net.Conn) nowait { return nil }

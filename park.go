@@ -1,0 +1,162 @@
+package mesh
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// maxParked bounds the connections of a listener that wait for their next stream; they cost some 25 KiB each. Above it
+	// any other one has to go.
+	maxParked = 1024
+	// parkTime bounds how long. Clients give up earlier, so that they don't send what nobody reads.
+	parkTime = 90 * time.Second
+	// byeTime is how long after frameBye a stream that was on its way is still served.
+	byeTime = time.Second
+	// maxPings bounds how many frames between two streams are answered.
+	maxPings = 64
+)
+
+// A lot is where a listener keeps links between streams.
+type lot struct {
+	mu     sync.Mutex
+	links  map[*link]struct{}
+	closed bool
+	wg     sync.WaitGroup // the goroutines that wait for the next stream
+}
+
+func (p *lot) add(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.links) >= 2*maxParked || l.net.SetReadDeadline(time.Now().Add(parkTime)) != nil {
+		return false
+	}
+	if len(p.links) >= maxParked {
+		for other := range p.links {
+			sendOff(other) // it is here a little longer
+			break
+		}
+	}
+	if p.links == nil {
+		p.links = make(map[*link]struct{})
+	}
+	p.links[l] = struct{}{}
+	p.wg.Add(1)
+	return true
+}
+
+// remove reports false when the lot was closed meanwhile.
+func (p *lot) remove(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.links, l)
+	return !p.closed
+}
+
+// extend gives a link that says frameBye some time. It reports false when there is none.
+func (p *lot) extend(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed && l.net.SetReadDeadline(time.Now().Add(byeTime)) == nil
+}
+
+// sendOff has a parked link say frameBye.
+func sendOff(l *link) { _ = l.net.SetReadDeadline(past()) }
+
+// empty sends off all links.
+func (p *lot) empty() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		sendOff(l)
+	}
+}
+
+// close ends all links, and waits for their goroutines.
+func (p *lot) close() {
+	p.mu.Lock()
+	p.closed = true
+	for l := range p.links {
+		sendOff(l)
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+}
+
+func (ln *listener) claim(l *link) bool {
+	return !l.bye && l.net.peer.conn.settled() && ln.lot.add(l)
+}
+
+func (ln *listener) unclaim(l *link) {
+	ln.lot.remove(l)
+	ln.lot.wg.Done()
+}
+
+// park waits for the next stream of l.
+func (ln *listener) park(l *link) { go ln.await(l, l.net.peer.conn) }
+
+func (ln *listener) await(l *link, sc *serverConn) {
+	defer ln.lot.wg.Done()
+	if !ln.mesh.current(l) {
+		sendOff(l)
+	}
+	open := ln.awaitOpen(l)
+	if !ln.lot.remove(l) || !open || (l.bye || !ln.mesh.announced) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
+		_ = l.net.Close()
+		return
+	}
+	select {
+	case ln.slots <- struct{}{}:
+		defer func() { <-ln.slots }()
+		ln.offer(sc, l.tls, l.begin(true))
+	default:
+		ln.drop(l.net)
+	}
+}
+
+// awaitOpen returns true once the next stream has begun.
+func (ln *listener) awaitOpen(l *link) bool {
+	l.rmu.Lock()
+	defer l.rmu.Unlock()
+	told := l.ended // that the stream is over
+	for pings := 0; ; {
+		if l.ended && !told {
+			if told = true; !l.sayIdle(frameClose) {
+				return false
+			}
+		}
+		f, err := l.readFrame()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if l.bye || l.failure.Load() != nil || !ln.lot.extend(l) || !l.sayIdle(frameBye) {
+				return false
+			}
+			l.bye = true
+		case err != nil:
+			return false
+		case f.frameType == frameOpen && f.epoch == l.epoch+1 && l.ended:
+			l.epoch, l.left = f.epoch, f.n
+			return true
+		case f.frameType == framePing && f.epoch == l.epoch && l.ended && pings < maxPings:
+			pings++
+			if !l.sayIdle(framePing) {
+				return false
+			}
+		case !l.settle(f):
+			return false
+		}
+	}
+}
+
+// sayIdle is sayNow between streams.
+func (l *link) sayIdle(t frameType) bool {
+	select {
+	case l.writing <- struct{}{}:
+		defer func() { <-l.writing }()
+		return l.sayNow(t, l.epoch)
+	default:
+		return false // it is being reset
+	}
+}

@@ -1,0 +1,287 @@
+package mesh
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxWarm bounds the links to one endpoint that wait to be used again, and warmTime how long they do.
+	maxWarm  = 128
+	warmTime = 60 * time.Second
+	// linkTime bounds the age of a link that is used again.
+	linkTime = time.Hour
+	// probeAfter is how long a link is believed to be alive without asking.
+	probeAfter = time.Second
+	probeTime  = time.Second
+	// ackAfter is when it is worth while to look whether the server has closed a stream, and ackTime how long that
+	// may take.
+	ackAfter = 15 * time.Microsecond
+	ackTime  = 5 * time.Second
+	// ackWait is how long after a stream was closed a dial waits for that, rather than shaking hands anew.
+	ackWait = 10 * time.Millisecond
+	// maxLooks bounds how many links a dial looks at in vain.
+	maxLooks = 8
+	// sweepTime is how often links are looked at that nobody takes.
+	sweepTime = time.Second
+)
+
+// warm holds the links that this process dialed and whose stream it has closed, for the next Dial.
+type warm struct {
+	mesh   *Mesh
+	reused atomic.Uint64
+
+	mu     sync.Mutex
+	sets   map[warmKey]*warmSet
+	armed  atomic.Bool // there will be a sweep
+	timer  *time.Timer
+	closed bool
+}
+
+// warmKey is what a link is good for: a service, whose certificate has answered at an address.
+type warmKey struct {
+	service string
+	addr    netip.AddrPort
+}
+
+// A warmSet holds the links to one endpoint. It is their home.
+type warmSet struct {
+	warm *warm
+	key  warmKey
+
+	mu    sync.Mutex
+	idle  []*link // by the time they were parked, oldest first
+	total int     // those in use as well
+}
+
+// set returns the set of a new link, which counts until the link is closed.
+func (w *warm) set(key warmKey, n *netConn) *warmSet {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sets[key]
+	if s == nil {
+		if w.sets == nil {
+			w.sets = make(map[warmKey]*warmSet)
+		}
+		s = &warmSet{warm: w, key: key}
+		w.sets[key] = s
+	}
+	s.mu.Lock()
+	s.total++
+	s.mu.Unlock()
+	n.afterClose(func() { w.gone(s, n) })
+	return s
+}
+
+func (w *warm) gone(s *warmSet, n *netConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = slices.DeleteFunc(s.idle, func(l *link) bool { return l.net == n })
+	if s.total--; s.total == 0 {
+		delete(w.sets, s.key)
+	}
+}
+
+// take opens a stream on a link of an earlier dial, if one is fit for that. Otherwise it returns nil.
+func (w *warm) take(ctx context.Context, key warmKey) *conn {
+	w.mu.Lock()
+	s := w.sets[key]
+	w.mu.Unlock()
+	for s != nil && ctx.Err() == nil {
+		now := time.Now()
+		l, dead := s.pick(now)
+		closeLinks(dead)
+		switch {
+		case l == nil:
+			return nil
+		case !w.fit(l):
+			_ = l.net.Close()
+			continue
+		case !l.gone:
+			if !l.awaitClosed(ctx, l.parked.Add(ackWait)) {
+				s.putBack(l)
+				return nil
+			}
+		case now.Sub(l.parked) > probeAfter && !l.probe(ctx):
+			_ = l.net.Close()
+			s.empty() // they are likely to be in the same state
+			return nil
+		}
+		w.reused.Add(1)
+		l.epoch++
+		c := l.begin(false)
+		l.openSoon()
+		return c
+	}
+	return nil
+}
+
+// fit reports whether the link may still be used, like a new one.
+func (w *warm) fit(l *link) bool {
+	if !w.mesh.current(l) {
+		return false
+	}
+	if w.mesh.announced {
+		return true
+	}
+	_, err := w.mesh.verify(l.net.peer.chain)
+	return err == nil
+}
+
+// pick takes a link out of the set: the last one whose stream the server has closed, too. If there are many that only wait for
+// that, it is one of them. It also returns those that turned out to be of no more use.
+func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, since := range [...]time.Duration{ackAfter, 0} {
+		looks := 0
+		for i := len(s.idle) - 1; i >= 0 && looks < maxLooks; i-- {
+			l := s.idle[i]
+			if now.Sub(l.parked) < since {
+				continue
+			}
+			alive, ready := l.look()
+			if alive && !ready {
+				looks++
+				continue
+			}
+			s.idle = slices.Delete(s.idle, i, i+1)
+			if ready {
+				return l, dead
+			}
+			dead = append(dead, l)
+		}
+	}
+	if used := s.total - len(s.idle) - len(dead); len(s.idle) >= used+2 {
+		for i, l := range s.idle {
+			if !l.gone && now.Sub(l.parked) < ackWait {
+				s.idle = slices.Delete(s.idle, i, i+1)
+				return l, dead
+			}
+		}
+	}
+	return nil, dead
+}
+
+func (s *warmSet) claim(l *link) bool {
+	return !l.bye && time.Since(l.born) < linkTime && s.warm.mesh.current(l)
+}
+
+func (s *warmSet) unclaim(*link) {}
+
+// park takes a link whose stream this side has just closed.
+func (s *warmSet) park(l *link) {
+	l.parked = time.Now()
+	s.mu.Lock()
+	full := len(s.idle) >= maxWarm
+	if !full {
+		s.idle = append(s.idle, l)
+	}
+	s.mu.Unlock()
+	if full || !s.warm.arm() {
+		_ = l.net.Close()
+	}
+}
+
+// putBack returns a link that was picked too early.
+func (s *warmSet) putBack(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = slices.Insert(s.idle, 0, l)
+}
+
+// empty closes the links that are not in use.
+func (s *warmSet) empty() {
+	s.mu.Lock()
+	idle := s.idle
+	s.idle = nil
+	s.mu.Unlock()
+	closeLinks(idle)
+}
+
+// sweep closes the links that are too old, or of no more use. It reports whether any are left.
+func (s *warmSet) sweep(now time.Time) bool {
+	s.mu.Lock()
+	var dead []*link
+	s.idle = slices.DeleteFunc(s.idle, func(l *link) bool {
+		alive, ready := l.look()
+		idle := now.Sub(l.parked)
+		over := !alive || idle > warmTime || !ready && idle > ackTime
+		if over {
+			dead = append(dead, l)
+		}
+		return over
+	})
+	left := len(s.idle) > 0
+	s.mu.Unlock()
+	closeLinks(dead)
+	return left
+}
+
+func closeLinks(links []*link) {
+	for _, l := range links {
+		_ = l.net.Close()
+	}
+}
+
+// arm sees to it that there will be a sweep. It reports false when the mesh is closing.
+func (w *warm) arm() bool {
+	if w.armed.Load() {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed && !w.armed.Load() {
+		w.armed.Store(true)
+		w.timer = time.AfterFunc(sweepTime, func() { w.mesh.spawn(w.sweep) })
+	}
+	return !w.closed
+}
+
+func (w *warm) all() []*warmSet {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Values(w.sets))
+}
+
+func (w *warm) sweep() {
+	left := false
+	for _, s := range w.all() {
+		left = s.sweep(time.Now()) || left
+	}
+	w.armed.Store(false)
+	if left || slices.ContainsFunc(w.all(), (*warmSet).waiting) { // what was parked until now has armed nothing
+		w.arm()
+	}
+}
+
+func (s *warmSet) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.idle) > 0
+}
+
+// empty closes all links that are not in use.
+func (w *warm) empty() {
+	for _, s := range w.all() {
+		s.empty()
+	}
+}
+
+// close ends reuse, with the mesh, which closes the links.
+func (w *warm) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.armed.Store(false)
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}

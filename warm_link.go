@@ -1,0 +1,75 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
+
+// What a client asks of a link between two streams. Nobody else uses it then.
+
+// look reads what the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
+func (l *link) look() (alive, ready bool) {
+	l.rmu.Lock()
+	defer l.rmu.Unlock()
+	l.net.tryRead = true
+	defer func() { l.net.tryRead = false }()
+	for {
+		if alive, more := l.readIdle(); !more {
+			return alive && !l.bye, alive && !l.bye && l.gone
+		}
+		if l.gone {
+			return !l.bye, !l.bye
+		}
+	}
+}
+
+// readIdle reads one frame. Alive is false when the link is of no more use; more is false after an error, a timeout included.
+func (l *link) readIdle() (alive, more bool) {
+	f, err := l.readFrame()
+	if err != nil {
+		return errors.Is(err, os.ErrDeadlineExceeded), false
+	}
+	ok := l.settle(f)
+	return ok, ok
+}
+
+// awaitClosed waits until the server has closed the stream.
+func (l *link) awaitClosed(ctx context.Context, until time.Time) bool {
+	return l.within(ctx, until, func() bool {
+		for !l.gone {
+			if _, more := l.readIdle(); !more {
+				return false
+			}
+		}
+		return !l.bye
+	})
+}
+
+// probe asks the server whether it is there.
+func (l *link) probe(ctx context.Context) bool {
+	return l.within(ctx, time.Now().Add(probeTime), func() bool {
+		if !l.sayIdle(framePing) {
+			return false
+		}
+		for {
+			f, err := l.readFrame()
+			switch {
+			case err != nil, !l.bye && f.frameType != framePing && !l.settle(f):
+				return false
+			case f.frameType == framePing:
+				return f.epoch == l.epoch && !l.bye
+			}
+		}
+	})
+}
+
+// within calls read with a deadline. When ctx ends the link is closed.
+func (l *link) within(ctx context.Context, until time.Time, read func() bool) bool {
+	l.rmu.Lock()
+	defer l.rmu.Unlock()
+	stop := context.AfterFunc(ctx, func() { _ = l.net.Close() })
+	ok := l.net.SetReadDeadline(until) == nil && read()
+	return l.net.SetReadDeadline(time.Time{}) == nil && stop() && ok
+}
