@@ -108,6 +108,7 @@ func testReplace(t *testing.T, h Harness) {
 	for _, state := range []discovery.State{discovery.Ready, discovery.Draining, discovery.Ready} {
 		before, other := b.Lookup("payments"), b.Lookup("other")
 		ep.State, ep.Weight = state, ep.Weight+1
+		ep.Addr = netip.AddrPortFrom(ep.Addr.Addr(), ep.Addr.Port()+1) // so that no two are alike
 		register(t, a, ep)
 		ep.Instance = a.Instance
 		Await(t, b, "payments", h.Lacks.is(ep))
