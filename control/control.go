@@ -59,6 +59,7 @@ type Server struct {
 	replicas *replicas
 	pub      *publisher
 	polls    *polls
+	source   *ca.Source // who this is
 	gossip   *gossip.Member
 	mesh     *mesh.Mesh
 

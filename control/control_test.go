@@ -44,7 +44,7 @@ func TestMembersFollowTheRules(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := p.admin.Delete(t.Context(), []string{"payments-callers"}); err != nil {
+	if _, err := p.admin.Delete(t.Context(), []string{"payments-callers"}, 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "denied again", func(ctx context.Context) error {

@@ -19,8 +19,8 @@ import (
 // startMesh makes the control plane a member of its own mesh: the seed of the gossip, and the
 // service mesh/control.
 func (s *Server) startMesh(ctx context.Context, last Addresses) error {
-	source, err := s.ca.Source(wire.ControlService)
-	if err != nil {
+	var err error
+	if s.source, err = s.ca.Source(wire.ControlService); err != nil {
 		return err
 	}
 	ip := advertised(ctx, s.settings.Advertise)
@@ -31,7 +31,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 		}
 		s.gossip, err = gossip.Join(ctx, gossip.Config{
 			BindAddr: bindTo, Advertise: ip, Keys: s.keys, Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
-			Identity: identity.NewCredential(source), Dir: s.path(gossipDir), Logger: s.log,
+			Identity: identity.NewCredential(s.source), Dir: s.path(gossipDir), Logger: s.log,
 		})
 		return err
 	})
@@ -46,7 +46,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 	s.listens.Gossip = net.JoinHostPort(host, strconv.Itoa(int(s.gossip.Addr().Port())))
 
 	cfg := mesh.Config{
-		Service: wire.ControlService, Identity: source, Discovery: s.gossip,
+		Service: wire.ControlService, Identity: s.source, Discovery: s.gossip,
 		Policy: policy.AuthorizerFunc(s.authorize), Logger: s.log,
 	}
 	if ip.IsValid() {

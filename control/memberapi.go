@@ -23,6 +23,7 @@ func (s *Server) memberAPI() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+wire.PathJoin, s.serveJoin)
 	mux.HandleFunc("GET "+wire.PathBundle, s.serveBundle)
+	mux.HandleFunc("GET "+pathPolls, s.servePolls)
 	return mux
 }
 

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"slices"
 	"strings"
 
@@ -9,11 +8,6 @@ import (
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/internal/wire"
 )
-
-// Members joins what the pool knows with what members said when they asked for rules.
-func (s operator) Members(context.Context) ([]admin.Member, error) {
-	return joinMembers(s.gossip.Members(), s.polls.recent(), s.rules.Rules().Version), nil
-}
 
 func joinMembers(pool []gossip.MemberInfo, asked []poll, version uint64) []admin.Member {
 	members := []admin.Member{}

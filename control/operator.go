@@ -42,6 +42,9 @@ func (s *Server) startAdmin(ctx context.Context) error {
 		return errors.Join(err, ln.Close())
 	}
 	srv := s.httpServer(admin.Handler(operator{s}, s.log))
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return admin.WithCaller(ctx, admin.Caller{Actor: store.Actor{Name: socketUser(c), From: "socket"}, Role: admin.Admin})
+	}
 	s.serve("admin", func() error { return srv.Serve(ln) })
 	s.onClose(shutdown(srv))
 	return nil
@@ -51,24 +54,37 @@ func (s *Server) startAdmin(ctx context.Context) error {
 func (s operator) Rules(context.Context) (store.Rules, error) { return s.rules.Rules(), nil }
 
 // Apply stores documents and publishes them.
-func (s operator) Apply(ctx context.Context, docs []policy.Document) (store.Result, error) {
-	r, err := s.rules.Apply(ctx, store.Edit{Put: docs, Action: "apply"})
+func (s operator) Apply(ctx context.Context, docs []policy.Document, o admin.ApplyOptions) (store.Result, error) {
+	r, err := s.rules.Apply(ctx, store.Edit{Base: o.Base, Put: docs, Replace: o.Replace, Action: "apply"})
 	return r, s.changed(ctx, r, err)
 }
 
 // Delete removes documents and publishes what is left.
-func (s operator) Delete(ctx context.Context, names []string) (store.Result, error) {
-	r, err := s.rules.Apply(ctx, store.Edit{Delete: names, Action: "delete"})
+func (s operator) Delete(ctx context.Context, names []string, base uint64) (store.Result, error) {
+	r, err := s.rules.Apply(ctx, store.Edit{Base: base, Delete: names, Action: "delete"})
 	return r, s.changed(ctx, r, err)
 }
 
+// Rollback makes earlier documents current, and publishes them.
+func (s operator) Rollback(ctx context.Context, version, base uint64) (store.Result, error) {
+	r, err := s.rules.Rollback(ctx, version, base)
+	return r, s.changed(ctx, r, err)
+}
+
+// History returns the newest versions.
+func (s operator) History(ctx context.Context, n int) ([]store.Version, error) {
+	all, err := s.rules.History(ctx, n)
+	return all, refusal(err)
+}
+
+// Version returns the documents of one version.
+func (s operator) Version(ctx context.Context, version uint64) (store.Rules, error) {
+	r, err := s.rules.At(ctx, version)
+	return r, refusal(err)
+}
+
 func (s operator) changed(ctx context.Context, r store.Result, err error) error {
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return admin.Refuse(http.StatusNotFound, err)
-	case errors.Is(err, store.ErrInvalid):
-		return admin.Refuse(http.StatusBadRequest, err)
-	case err != nil:
+	if err != nil {
 		return refusal(err)
 	}
 	for _, c := range r.Changes {
@@ -81,13 +97,22 @@ func (s operator) changed(ctx context.Context, r store.Result, err error) error 
 
 // refusal gives an error of the store its status.
 func refusal(err error) error {
+	status := 0
 	if _, ok := errors.AsType[*store.StaleError](err); ok {
-		return admin.Refuse(http.StatusConflict, err)
+		status = http.StatusConflict
 	}
 	if _, ok := errors.AsType[*store.UnavailableError](err); ok {
-		return admin.Refuse(http.StatusServiceUnavailable, err)
+		status = http.StatusServiceUnavailable
 	}
-	return err
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, store.ErrInvalid):
+		status = http.StatusBadRequest
+	case status == 0:
+		return err
+	}
+	return admin.Refuse(status, err)
 }
 
 // Explain asks the engine that the members run.

@@ -132,7 +132,7 @@ func (p *plane) apply(t *testing.T, rules string) uint64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := p.admin.Apply(t.Context(), docs)
+	r, err := p.admin.Apply(t.Context(), docs, admin.ApplyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

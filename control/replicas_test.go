@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control"
@@ -75,11 +76,18 @@ func TestReplicas(t *testing.T) {
 			return nil
 		})
 	}
+	// Any tells who has it, whichever of them the members ask.
+	for _, p := range planes {
+		s, err := p.admin.Wait(deadline(t), nil)
+		if err != nil || s.Version != version || s.Members != 2 || s.Current != 2 || len(s.Replicas) != 3 {
+			t.Errorf("status: %+v, %v", s, err)
+		}
+	}
 	// One after the other goes away; members follow whoever is left.
 	for i, p := range planes[:2] {
 		p.stop()
 		left := planes[2]
-		if _, err := left.admin.Delete(t.Context(), []string{"payments-callers"}); err != nil {
+		if _, err := left.admin.Delete(t.Context(), []string{"payments-callers"}, 0); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, fmt.Sprint("denied, without ", i+1), func(ctx context.Context) error {
@@ -92,6 +100,13 @@ func TestReplicas(t *testing.T) {
 		eventually(t, fmt.Sprint("allowed, without ", i+1), func(ctx context.Context) error { return ping(ctx, orders) })
 	}
 	planes[2].join(t, "ledger", "")
+}
+
+func deadline(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 func TestReplicaNeedsSharedStore(t *testing.T) {

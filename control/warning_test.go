@@ -72,7 +72,7 @@ func TestWarningsAreVisible(t *testing.T) {
 	if err := ping(t.Context(), orders); err == nil {
 		t.Error("what can't be evaluated was let through")
 	}
-	if _, err := p.admin.Delete(t.Context(), []string{"no-guests"}); err != nil {
+	if _, err := p.admin.Delete(t.Context(), []string{"no-guests"}, 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it has nothing to tell any more", warnings(0))

@@ -159,7 +159,7 @@ func apply(t *testing.T, operator *admin.Client, rules string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	applied, err := operator.Apply(t.Context(), docs)
+	applied, err := operator.Apply(t.Context(), docs, admin.ApplyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,17 +1,17 @@
-// Package admin is the operator's interface to a running control plane: HTTP with JSON
-// over the unix socket admin.sock in its directory. Who may open the socket may do
-// everything.
+// Package admin is the operator's interface to a running control plane: HTTP with JSON, described by openapi.json
+// (OpenAPI 3.1).
+//
+// On the machine itself it is on the unix socket admin.sock in the control plane's directory. Who may open the socket may
+// do everything: the directory and the socket are their owner's alone, and whoever is that user, or root, could read the
+// mesh's keys beside it anyway. From elsewhere it takes a client certificate, which says who calls and which [Role]
+// they have.
 package admin
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
 	"time"
-
-	"github.com/intramesh/mesh/control/store"
-	"github.com/intramesh/mesh/policy"
 )
 
 // SocketName is the socket's name in the control plane's directory.
@@ -35,16 +35,8 @@ func SocketPath(dir string) (string, error) {
 type Backend interface {
 	Tokens
 	Revocations
-	// Rules returns all documents.
-	Rules(ctx context.Context) (store.Rules, error)
-	// Apply adds and replaces documents, all or none.
-	Apply(ctx context.Context, docs []policy.Document) (store.Result, error)
-	// Delete removes documents, all or none.
-	Delete(ctx context.Context, names []string) (store.Result, error)
-	// Members tells who is there.
-	Members(ctx context.Context) ([]Member, error)
-	// Explain decides a request and tells why.
-	Explain(ctx context.Context, q Question) (policy.Explanation, error)
+	Rules
+	State
 }
 
 // An Error is a refusal with an HTTP status; 400, 404 and 409 are the operator's doing.

@@ -44,10 +44,17 @@ func (b backend) Bootstrap(context.Context) (*mesh.Bootstrap, error) {
 	return &mesh.Bootstrap{}, b.err
 }
 func (b backend) Rules(context.Context) (store.Rules, error) { return store.Rules{}, b.err }
-func (b backend) Apply(context.Context, []policy.Document) (store.Result, error) {
+func (b backend) Apply(context.Context, []policy.Document, admin.ApplyOptions) (store.Result, error) {
 	return store.Result{}, b.err
 }
-func (b backend) Delete(context.Context, []string) (store.Result, error) {
+func (b backend) History(context.Context, int) ([]store.Version, error)  { return nil, b.err }
+func (b backend) Version(context.Context, uint64) (store.Rules, error)   { return store.Rules{}, b.err }
+func (b backend) Status(context.Context) (admin.Status, error)           { return admin.Status{}, b.err }
+func (b backend) Audit(context.Context, int) ([]store.AuditEntry, error) { return nil, b.err }
+func (b backend) Rollback(context.Context, uint64, uint64) (store.Result, error) {
+	return store.Result{}, b.err
+}
+func (b backend) Delete(context.Context, []string, uint64) (store.Result, error) {
 	return store.Result{}, b.err
 }
 func (b backend) Members(context.Context) ([]admin.Member, error) { return nil, b.err }
@@ -71,25 +78,33 @@ func TestErrorsArriveTyped(t *testing.T) {
 		}
 		srv := httptest.NewUnstartedServer(admin.Handler(backend{c.err}, slog.New(slog.DiscardHandler)))
 		srv.Listener = ln
+		srv.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+			return admin.WithCaller(ctx, admin.Caller{Role: admin.Admin})
+		}
 		srv.Start()
 		client, err := admin.NewClient(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx := t.Context()
-		var errs [12]error
+		var errs [17]error
 		_, errs[0] = client.Token(ctx, "a", time.Hour)
 		_, errs[1] = client.Rules(ctx)
-		_, errs[2] = client.Apply(ctx, []policy.Document{})
-		_, errs[3] = client.Delete(ctx, []string{"a"})
+		_, errs[2] = client.Apply(ctx, []policy.Document{}, admin.ApplyOptions{Base: 3, Replace: true})
+		_, errs[3] = client.Delete(ctx, []string{"a"}, 3)
 		_, errs[4] = client.Members(ctx)
 		_, errs[5] = client.Explain(ctx, admin.Question{})
 		_, errs[6] = client.Tokens(ctx)
 		_, errs[7] = client.RevokeToken(ctx, "a/b")
 		_, errs[8] = client.Bootstrap(ctx)
-		_, errs[9] = client.Revoke(ctx, admin.Revoke{})
-		_, errs[10] = client.Revocations(ctx)
-		_, errs[11] = client.Unrevoke(ctx, "service a")
+		_, errs[9] = client.History(ctx, 5)
+		_, errs[10] = client.Version(ctx, 5)
+		_, errs[11] = client.Rollback(ctx, 5, 7)
+		_, errs[12] = client.Status(ctx)
+		_, errs[13] = client.Audit(ctx, 5)
+		_, errs[14] = client.Revoke(ctx, admin.Revoke{})
+		_, errs[15] = client.Revocations(ctx)
+		_, errs[16] = client.Unrevoke(ctx, "service a")
 		for i, err := range errs {
 			e, ok := errors.AsType[*admin.Error](err)
 			if c.err == nil && err != nil || c.err != nil && (!ok || e.Status != c.status || e.Message != c.err.Error()) {
@@ -111,6 +126,7 @@ func TestErrorsArriveTyped(t *testing.T) {
 // TestHandlerRefuses what no client of ours sends.
 func TestHandlerRefuses(t *testing.T) {
 	h := admin.Handler(backend{}, slog.New(slog.DiscardHandler))
+	ctx := admin.WithCaller(t.Context(), admin.Caller{Role: admin.Admin})
 	for _, c := range []struct {
 		method, path, body string
 		status             int
@@ -121,10 +137,15 @@ func TestHandlerRefuses(t *testing.T) {
 		{"POST", "/v1/rules", `[{"kind": "Authorization"}]`, http.StatusBadRequest},
 		{"POST", "/v1/rules", `kind: Authorization`, http.StatusBadRequest},
 		{"PUT", "/v1/rules", `[]`, http.StatusMethodNotAllowed},
+		{"POST", "/v1/rules?base=x", `[]`, http.StatusBadRequest},
+		{"POST", "/v1/rules?replace=x", `[]`, http.StatusBadRequest},
+		{"GET", "/v1/history?n=-1", ``, http.StatusBadRequest},
+		{"GET", "/v1/history/x", ``, http.StatusBadRequest},
+		{"GET", "/v1/audit", ``, http.StatusBadRequest},
 		{"GET", "/v2/rules", ``, http.StatusNotFound},
 	} {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), c.method, c.path, strings.NewReader(c.body)))
+		h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, c.method, c.path, strings.NewReader(c.body)))
 		if w.Code != c.status {
 			t.Errorf("%s %s %.40s: %d %s", c.method, c.path, c.body, w.Code, w.Body)
 		}
@@ -138,5 +159,48 @@ func TestSocketPath(t *testing.T) {
 	long := filepath.Join(os.TempDir(), strings.Repeat("d", 100))
 	if _, err := admin.NewClient(long); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("a path of %d bytes: %v", len(long), err)
+	}
+}
+
+// TestRoles: each role may do what is its own and no more, and who is not known nothing.
+func TestRoles(t *testing.T) {
+	h := admin.Handler(backend{}, slog.New(slog.DiscardHandler))
+	for _, c := range []struct {
+		method, path, body string
+		least              admin.Role
+	}{
+		{"GET", "/v1/rules", "", admin.Viewer},
+		{"POST", "/v1/explain", "{}", admin.Viewer},
+		{"POST", "/v1/rules", "[]", admin.Editor},
+		{"DELETE", "/v1/rules?name=a", "", admin.Editor},
+		{"POST", "/v1/history/3/rollback", "", admin.Editor},
+		{"POST", "/v1/tokens", "{}", admin.Admin},
+		{"GET", "/v1/audit?n=1", "", admin.Admin},
+	} {
+		for role := admin.Role(-1); role <= admin.Admin; role++ {
+			ctx, want := t.Context(), http.StatusUnauthorized
+			if role >= 0 {
+				ctx = admin.WithCaller(ctx, admin.Caller{Role: role})
+			}
+			if role >= admin.Viewer {
+				want = http.StatusForbidden
+			}
+			if role >= c.least {
+				want = http.StatusOK
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, c.method, c.path, strings.NewReader(c.body)))
+			if w.Code != want {
+				t.Errorf("%s %s as %v: %d, want %d", c.method, c.path, role, w.Code, want)
+			}
+		}
+	}
+	for r := admin.Viewer; r <= admin.Admin; r++ {
+		if got, err := admin.ParseRole(r.String()); err != nil || got != r {
+			t.Error(got, err)
+		}
+	}
+	if _, err := admin.ParseRole("none"); err == nil {
+		t.Error("none is a role")
 	}
 }

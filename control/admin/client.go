@@ -12,9 +12,7 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/wire"
-	"github.com/intramesh/mesh/policy"
 )
 
 // A Client talks to the control plane. It is safe for concurrent use. Its errors are an
@@ -63,37 +61,6 @@ func NewClient(dir string) (*Client, error) {
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
-}
-
-// Rules returns all documents and their version.
-func (c *Client) Rules(ctx context.Context) (r store.Rules, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/rules", nil, &r)
-	return r, err
-}
-
-// Apply adds and replaces documents, all or none. When it returns without error, the change
-// is on disk.
-func (c *Client) Apply(ctx context.Context, docs []policy.Document) (r store.Result, err error) {
-	err = c.call(ctx, http.MethodPost, "/v1/rules", docs, &r)
-	return r, err
-}
-
-// Delete removes documents by name, all or none.
-func (c *Client) Delete(ctx context.Context, names []string) (r store.Result, err error) {
-	err = c.call(ctx, http.MethodDelete, "/v1/rules?"+url.Values{"name": names}.Encode(), nil, &r)
-	return r, err
-}
-
-// Members tells who is there.
-func (c *Client) Members(ctx context.Context) (m []Member, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/members", nil, &m)
-	return m, err
-}
-
-// Explain decides a request by the current rules, and tells why.
-func (c *Client) Explain(ctx context.Context, q Question) (e policy.Explanation, err error) {
-	err = c.call(ctx, http.MethodPost, "/v1/explain", q, &e)
-	return e, err
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

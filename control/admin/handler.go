@@ -3,75 +3,53 @@ package admin
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
-
-	"github.com/intramesh/mesh/internal/wire"
-	"github.com/intramesh/mesh/policy"
 )
 
-// Handler serves a backend to [Client]. Failures that are not the operator's doing are logged.
+// Handler serves a backend to [Client]. Who calls is as [WithCaller] says. Failures that are not the operator's doing
+// are logged.
 func Handler(b Backend, log *slog.Logger) http.Handler {
 	h := handler{b, log}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/tokens", h.createToken)
-	mux.HandleFunc("GET /v1/tokens", h.tokens)
-	mux.HandleFunc("DELETE /v1/tokens/{id}", h.revokeToken)
-	mux.HandleFunc("GET /v1/bootstrap", h.bootstrap)
-	mux.HandleFunc("POST /v1/revocations", h.revoke)
-	mux.HandleFunc("GET /v1/revocations", h.revocations)
-	mux.HandleFunc("DELETE /v1/revocations", h.unrevoke)
-	mux.HandleFunc("GET /v1/rules", h.rules)
-	mux.HandleFunc("POST /v1/rules", h.apply)
-	mux.HandleFunc("DELETE /v1/rules", h.delete)
-	mux.HandleFunc("GET /v1/members", h.members)
-	mux.HandleFunc("POST /v1/explain", h.explain)
+	for _, r := range h.routes() {
+		mux.HandleFunc(r.pattern, h.allow(r.role, r.serve))
+	}
 	return mux
+}
+
+// A route is one operation. openapi.json describes it.
+type route struct {
+	pattern string
+	role    Role // at least
+	serve   http.HandlerFunc
+}
+
+func (h handler) routes() []route {
+	return []route{
+		{"GET /v1/rules", Viewer, h.rules},
+		{"POST /v1/rules", Editor, h.apply},
+		{"DELETE /v1/rules", Editor, h.delete},
+		{"GET /v1/history", Viewer, h.history},
+		{"GET /v1/history/{version}", Viewer, h.version},
+		{"POST /v1/history/{version}/rollback", Editor, h.rollback},
+		{"POST /v1/explain", Viewer, h.explain},
+		{"GET /v1/members", Viewer, h.members},
+		{"GET /v1/status", Viewer, h.status},
+		{"GET /v1/audit", Admin, h.audit},
+		{"GET /v1/bootstrap", Viewer, h.bootstrap},
+		{"POST /v1/tokens", Admin, h.createToken},
+		{"GET /v1/tokens", Admin, h.tokens},
+		{"DELETE /v1/tokens/{id}", Admin, h.revokeToken},
+		{"POST /v1/revocations", Admin, h.revoke},
+		{"GET /v1/revocations", Viewer, h.revocations},
+		{"DELETE /v1/revocations", Admin, h.unrevoke},
+	}
 }
 
 type handler struct {
 	Backend
 	log *slog.Logger
-}
-
-func (h handler) rules(w http.ResponseWriter, r *http.Request) {
-	v, err := h.Rules(r.Context())
-	h.answer(w, r, v, err)
-}
-
-func (h handler) apply(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBundleBytes))
-	if err != nil {
-		h.answer(w, r, nil, Refuse(http.StatusBadRequest, err))
-		return
-	}
-	docs, err := policy.Parse("", body)
-	if err != nil {
-		h.answer(w, r, nil, Refuse(http.StatusBadRequest, err))
-		return
-	}
-	v, err := h.Apply(r.Context(), docs)
-	h.answer(w, r, v, err)
-}
-
-func (h handler) delete(w http.ResponseWriter, r *http.Request) {
-	v, err := h.Delete(r.Context(), r.URL.Query()["name"])
-	h.answer(w, r, v, err)
-}
-
-func (h handler) members(w http.ResponseWriter, r *http.Request) {
-	v, err := h.Members(r.Context())
-	h.answer(w, r, v, err)
-}
-
-func (h handler) explain(w http.ResponseWriter, r *http.Request) {
-	var q Question
-	if !h.read(w, r, &q) {
-		return
-	}
-	v, err := h.Explain(r.Context(), q)
-	h.answer(w, r, v, err)
 }
 
 // read decodes a small request.

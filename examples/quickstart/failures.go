@@ -74,7 +74,7 @@ func (s *scenario) cut(ctx context.Context) error {
 	step.say("TCP", "orders holds an idle connection to the ledger of %s", instance)
 	var version uint64
 	begun, denied, err := s.change(ctx, false, func() error {
-		deleted, err := s.operator.Delete(ctx, []string{ruleName})
+		deleted, err := s.operator.Delete(ctx, []string{ruleName}, 0)
 		version = deleted.Version
 		return err
 	})

@@ -213,7 +213,7 @@ func (s *scenario) apply(ctx context.Context) (version uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	applied, err := s.operator.Apply(ctx, docs)
+	applied, err := s.operator.Apply(ctx, docs, admin.ApplyOptions{})
 	return applied.Version, err
 }
 

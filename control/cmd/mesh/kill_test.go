@@ -61,7 +61,7 @@ func TestKillLosesNothing(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for n := acked.n + 1; ; n++ {
-				r, err := c.Apply(t.Context(), []policy.Document{document("left", n), document("right", n)})
+				r, err := c.Apply(t.Context(), []policy.Document{document("left", n), document("right", n)}, admin.ApplyOptions{})
 				if err != nil {
 					return // killed
 				}

@@ -1,7 +1,7 @@
 // Command mesh runs the control plane of a mesh, and talks to a running one.
 //
 // It exits with 0 when it did what was asked, 1 when "explain" says denied, "policy lint" has something
-// to tell or "policy test" fails, 2 when it was called wrongly, 3 when no control plane answers, 4
+// to tell, "policy test" fails, "policy diff" finds a difference or "status --wait" waits in vain, 2 when it was called wrongly, 3 when no control plane answers, 4
 // when what was given to it is not accepted, and 5 when something else failed.
 package main
 
@@ -47,7 +47,7 @@ type app struct {
 	called bool // the arguments were in order
 }
 
-// errDenied makes explain, lint and test exit with 1; what there is to say was said.
+// errDenied makes explain, lint, test, diff and status exit with 1; what there is to say was said.
 var errDenied = errors.New("denied")
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -122,7 +122,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "the control plane's directory; by default $MESH_DIR or ./mesh-data")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.replicaCommand(), a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.policyCommand(), a.membersCommand(), a.explainCommand())
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.replicaCommand(), a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.policyCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(), a.explainCommand())
 	a.mark(root)
 	return root
 }

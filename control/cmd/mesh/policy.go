@@ -22,27 +22,33 @@ func (a *app) policyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.lintCommand(), a.testCommand(), a.importCommand())
+	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.diffCommand(), a.historyCommand(), a.rollbackCommand(), a.lintCommand(), a.testCommand(), a.importCommand())
 	return cmd
 }
 
 func (a *app) applyCommand() *cobra.Command {
 	var files []string
+	var o admin.ApplyOptions
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Add policies, and replace those of the same name: all or none",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			docs, err := readDocuments(files, cmd.InOrStdin())
-			if err != nil {
-				return err
-			}
-			return a.client(func(c *admin.Client) error {
-				r, err := c.Apply(cmd.Context(), docs)
-				return a.printResult(cmd, r, err)
-			})
-		},
 	}
+	base := baseFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		docs, err := readDocuments(files, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		if o.Base, err = base(); err != nil {
+			return err
+		}
+		return a.client(func(c *admin.Client) error {
+			r, err := c.Apply(cmd.Context(), docs, o)
+			return a.printResult(cmd, r, err)
+		})
+	}
+	cmd.Flags().BoolVar(&o.Replace, "replace", false, "delete the policies that are not in the files")
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "a YAML or JSON file, a directory of them, or - for standard input; may be given several times")
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag is one line up
@@ -51,17 +57,23 @@ func (a *app) applyCommand() *cobra.Command {
 }
 
 func (a *app) deleteCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "delete NAME...",
 		Short: "Remove policies: all or none",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.client(func(c *admin.Client) error {
-				r, err := c.Delete(cmd.Context(), args)
-				return a.printResult(cmd, r, err)
-			})
-		},
 	}
+	base := baseFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		from, err := base()
+		if err != nil {
+			return err
+		}
+		return a.client(func(c *admin.Client) error {
+			r, err := c.Delete(cmd.Context(), args, from)
+			return a.printResult(cmd, r, err)
+		})
+	}
+	return cmd
 }
 
 func (a *app) printResult(cmd *cobra.Command, r store.Result, err error) error {

@@ -37,7 +37,7 @@ func TestPeersAfterSuddenDeath(t *testing.T) {
 					Spec: policy.Spec{Service: "payments", Action: policy.ActionAllow, Rules: []policy.Rule{
 						{From: []policy.Source{{Services: []string{caller}}}},
 					}},
-				}})
+				}}, admin.ApplyOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
