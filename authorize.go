@@ -21,7 +21,8 @@ func (m *Mesh) Authorize(ctx context.Context, r *policy.Request) error {
 	}
 	sc.fill(r)
 	r.Tokens = m.cfg.Tokens
-	if _, d := sc.decideRequest(ctx, r, sc.rules.Authorize(ctx, r)); d != nil {
+	dec := sc.rules.Authorize(ctx, r)
+	if d := sc.decideRequest(ctx, r, &dec); d != nil {
 		m.decisions.denied(ctx, d, r, sc.net.peer)
 		return d
 	}
@@ -42,40 +43,51 @@ func (m *Mesh) connOfPeer(p Peer, layer policy.Layer) (*serverConn, error) {
 // retryTime bounds how long a request waits for what its decision lacks, an issuer's keys for example.
 const retryTime = 2 * time.Second
 
+// A decision about a request goes by pointer, and what is rarely needed has functions of its own: handlers of HTTP/2 run on new
+// goroutines, where each kilobyte of stack more is grown, and copied, once for each request.
+
 // decideRequest acts on what the rules said of a request, which can wait a little.
-func (sc *serverConn) decideRequest(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
-	m := sc.mesh
+func (sc *serverConn) decideRequest(ctx context.Context, r *policy.Request, dec *policy.Decision) *DeniedError {
 	if mayChange(dec) {
-		wait, cancel := context.WithTimeout(ctx, retryTime)
-		defer cancel()
-		for mayChange(dec) && wait.Err() == nil && m.ctx.Err() == nil {
-			select {
-			case <-dec.Retry:
-				dec = sc.rules.Authorize(ctx, r)
-			case <-wait.Done():
-			case <-m.ctx.Done():
-			}
+		sc.awaitChange(ctx, r, dec)
+	}
+	return sc.mesh.decided(ctx, r, dec)
+}
+
+func (sc *serverConn) awaitChange(ctx context.Context, r *policy.Request, dec *policy.Decision) {
+	m := sc.mesh
+	wait, cancel := context.WithTimeout(ctx, retryTime)
+	defer cancel()
+	for mayChange(dec) && wait.Err() == nil && m.ctx.Err() == nil {
+		select {
+		case <-dec.Retry:
+			*dec = sc.rules.Authorize(ctx, r)
+		case <-wait.Done():
+		case <-m.ctx.Done():
 		}
 	}
-	return m.decided(ctx, r, dec)
 }
 
 // mayChange reports whether a denial may come out otherwise in a moment.
-func mayChange(d policy.Decision) bool { return d.Verdict != policy.Allow && d.Retry != nil }
+func mayChange(d *policy.Decision) bool { return d.Verdict != policy.Allow && d.Retry != nil }
 
 // decided counts a decision, and makes a denial an error.
-func (m *Mesh) decided(ctx context.Context, r *policy.Request, dec policy.Decision) (policy.Decision, *DeniedError) {
+func (m *Mesh) decided(ctx context.Context, r *policy.Request, dec *policy.Decision) *DeniedError {
 	if dec.Verdict == policy.Allow && !dec.NotAfter.IsZero() && !time.Now().Before(dec.NotAfter) {
 		dec.Verdict, dec.Reason = policy.Deny, "what allowed it has ended"
 	}
 	m.decisions.record(ctx, r, dec)
 	m.trace.decided(r, dec)
 	if dec.Verdict == policy.Allow {
-		return dec, nil
+		return nil
 	}
+	return m.newDenied(r, dec)
+}
+
+func (m *Mesh) newDenied(r *policy.Request, dec *policy.Decision) *DeniedError {
 	dec.Retry = nil
 	dec.Tell = dec.Tell && r.Source.MemberOf(m.trustDomain) // others learn nothing, whatever the Authorizer says
-	return dec, &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: dec}
+	return &DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: *dec}
 }
 
 // DeferToRequests declares that whoever serves the named ports (none given: the default one) decides each

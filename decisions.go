@@ -77,23 +77,32 @@ func (l *decisionLog) stats() Stats {
 }
 
 // record counts a decision, and logs what audit and dry-run documents make of it and samples of what is allowed.
-func (l *decisionLog) record(ctx context.Context, r *policy.Request, d policy.Decision) {
+func (l *decisionLog) record(ctx context.Context, r *policy.Request, d *policy.Decision) {
 	var n uint64
 	if d.Layer <= policy.LayerGRPC && d.Verdict <= policy.Allow {
 		n = l.counts[d.Layer][d.Verdict].Add(1)
 	}
-	if s := d.Shadow; s != nil {
-		if s.Verdict != d.Verdict {
-			l.would[s.Verdict].Add(1)
-		}
-		for _, m := range s.Matches {
-			l.write(ctx, slog.LevelInfo, "policy on record", append(requestAttrs(r),
-				slog.String("policy", m.Policy), slog.Int("rule", m.Rule), slog.Any("action", m.Action), slog.Any("mode", m.Mode),
-				slog.String("verdict", d.Verdict.String()), slog.String("would_be", s.Verdict.String()), slog.Uint64("rules_version", d.Version)))
-		}
+	if d.Shadow != nil {
+		l.shadow(ctx, r, d)
 	}
 	if d.Verdict == policy.Allow && l.sample > 0 && n%l.sample == 0 {
-		l.write(ctx, slog.LevelInfo, "allowed", append(requestAttrs(r), decisionAttrs(d)...))
+		l.allowed(ctx, r, d)
+	}
+}
+
+func (l *decisionLog) allowed(ctx context.Context, r *policy.Request, d *policy.Decision) {
+	l.write(ctx, slog.LevelInfo, "allowed", append(requestAttrs(r), decisionAttrs(*d)...))
+}
+
+func (l *decisionLog) shadow(ctx context.Context, r *policy.Request, d *policy.Decision) {
+	s := d.Shadow
+	if s.Verdict != d.Verdict {
+		l.would[s.Verdict].Add(1)
+	}
+	for _, m := range s.Matches {
+		l.write(ctx, slog.LevelInfo, "policy on record", append(requestAttrs(r),
+			slog.String("policy", m.Policy), slog.Int("rule", m.Rule), slog.Any("action", m.Action), slog.Any("mode", m.Mode),
+			slog.String("verdict", d.Verdict.String()), slog.String("would_be", s.Verdict.String()), slog.Uint64("rules_version", d.Version)))
 	}
 }
 

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -31,52 +30,79 @@ func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
 	ports := slices.Clone(port)
 	m.DeferToRequests(ports...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sc := m.connOf(r.Context())
-		switch {
-		case sc == nil:
-			m.log.Error("request refused: it did not come in by a listener of this mesh", "remote", r.RemoteAddr)
-			http.Error(w, "this handler serves a mesh listener only", http.StatusForbidden)
-			return
-		case !slices.Contains(ports, sc.port):
-			m.log.Error("request refused: the handler was made for other ports", "port", sc.port, "handler_ports", ports)
-			http.Error(w, "misconfigured: mesh.Handler was made for other ports", http.StatusInternalServerError)
-			return
+		if sc := m.connOf(r.Context()); sc != nil && slices.Contains(ports, sc.port) {
+			m.serve(w, r, h, sc)
+		} else {
+			m.misplaced(w, r, sc, ports)
 		}
-		m.serve(w, r, h, sc)
 	})
 }
 
-func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
-	maps.DeleteFunc(r.Header, func(k string, _ []string) bool { return claims.Has(k) })
-	delete(r.Header, "Host") // beside :authority, HTTP/2 can carry another one
-	path, host, err := canonical(r)
-	if err != nil {
-		req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: r.URL.Path, Host: r.Host}
-		sc.fill(&req)
-		m.decisions.refused(r.Context(), &req, sc.net.peer, err)
-		http.Error(w, "mesh: "+err.Error(), http.StatusBadRequest)
+// misplaced refuses a request that came in by a listener which the handler is not for.
+func (m *Mesh) misplaced(w http.ResponseWriter, r *http.Request, sc *serverConn, ports []string) {
+	if sc == nil {
+		m.log.Error("request refused: it did not come in by a listener of this mesh", "remote", r.RemoteAddr)
+		http.Error(w, "this handler serves a mesh listener only", http.StatusForbidden)
 		return
 	}
+	m.log.Error("request refused: the handler was made for other ports", "port", sc.port, "handler_ports", ports)
+	http.Error(w, "misconfigured: mesh.Handler was made for other ports", http.StatusInternalServerError)
+}
+
+// serve does little itself: its stack is under the handler's, see [Mesh.decideRequest].
+func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc *serverConn) {
+	c := sc.admitHTTP(w, r)
+	if c == nil {
+		return
+	}
+	defer c.returned()
+	dup := r.WithContext(c)
+	dup.Host = c.req.Host
+	if r.URL.Host != "" {
+		dup.URL.Host = c.req.Host // the target was in the absolute form
+	}
+	h.ServeHTTP(w, dup)
+}
+
+// admitHTTP decides a request, and answers it if it is refused; then it returns nil.
+func (sc *serverConn) admitHTTP(w http.ResponseWriter, r *http.Request) *webCall {
+	dropClaims(r.Header)
+	path, host, err := canonical(r)
+	if err != nil {
+		sc.refuseAmbiguous(w, r, err)
+		return nil
+	}
 	select {
-	case <-m.draining:
+	case <-sc.mesh.draining:
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
 	default:
 	}
 	c := &webCall{conn: sc, w: w, r: r}
 	c.parent, c.peer = r.Context(), &sc.net.peer
-	c.req = policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: path, Host: host, Header: r.Header}
+	c.req.Layer, c.req.Method, c.req.Path, c.req.Host, c.req.Header = policy.LayerHTTP, r.Method, path, host, r.Header
 	c.of, c.borrowed = c, true
 	if d := sc.admit(c.parent, &c.inflight); d != nil {
 		writeDenied(w, r, d)
-		return
+		return nil
 	}
-	defer c.returned()
-	r = r.WithContext(c)
-	r.Host = host
-	if r.URL.Host != "" {
-		r.URL.Host = host // the target was in the absolute form
+	return c
+}
+
+// dropClaims removes what could pass for the identity of the caller, or for another host.
+func dropClaims(h http.Header) {
+	for k := range h {
+		if claims.Has(k) {
+			delete(h, k)
+		}
 	}
-	h.ServeHTTP(w, r)
+	delete(h, "Host") // beside :authority, HTTP/2 can carry another one
+}
+
+func (sc *serverConn) refuseAmbiguous(w http.ResponseWriter, r *http.Request, err error) {
+	req := policy.Request{Layer: policy.LayerHTTP, Method: r.Method, Path: r.URL.Path, Host: r.Host}
+	sc.fill(&req)
+	sc.mesh.decisions.refused(r.Context(), &req, sc.net.peer, err)
+	http.Error(w, "mesh: "+err.Error(), http.StatusBadRequest)
 }
 
 // connOf finds the connection that a request came by: net/http puts its local address into the context, and ours is

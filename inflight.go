@@ -58,16 +58,19 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 				continue
 			}
 		}
-		dec, denied := sc.decideRequest(ctx, &f.req, dec)
-		if denied != nil {
-			sc.end(f)
-			sc.mesh.decisions.denied(ctx, denied, &f.req, sc.net.peer)
+		if denied := sc.decideRequest(ctx, &f.req, &dec); denied != nil {
+			sc.refused(ctx, f, denied)
 			return denied
 		}
-		if sc.letIn(f, dec) {
+		if sc.letIn(f, &dec) {
 			return nil
 		}
 	}
+}
+
+func (sc *serverConn) refused(ctx context.Context, f *inflight, d *DeniedError) {
+	sc.end(f)
+	sc.mesh.decisions.denied(ctx, d, &f.req, sc.net.peer)
 }
 
 func (sc *serverConn) list(f *inflight) {
@@ -95,7 +98,7 @@ func (sc *serverConn) unlist(f *inflight) {
 }
 
 // letIn reports whether the decision about f still counts: what is to be decided again was not when it was taken.
-func (sc *serverConn) letIn(f *inflight, dec policy.Decision) bool {
+func (sc *serverConn) letIn(f *inflight, dec *policy.Decision) bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	f.deciding, f.again = f.again, false
@@ -170,7 +173,7 @@ func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
 			dec = sc.rules.Authorize(ctx, r)
 		}
 	}
-	if mayChange(dec) {
+	if mayChange(&dec) {
 		// Others must not wait with it.
 		sc.mesh.spawn(func() { sc.settle(sc.mesh.ctx, f, r, dec) })
 		return
@@ -180,8 +183,7 @@ func (sc *serverConn) recheckRequest(ctx context.Context, f *inflight) {
 
 // settle acts on a decision about a request under way.
 func (sc *serverConn) settle(ctx context.Context, f *inflight, r *policy.Request, dec policy.Decision) {
-	dec, denied := sc.decideRequest(ctx, r, dec)
-	if denied != nil {
+	if denied := sc.decideRequest(ctx, r, &dec); denied != nil {
 		sc.cutRequest(ctx, f, denied)
 		return
 	}

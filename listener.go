@@ -259,7 +259,8 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 // offer decides a connection, or the next stream of one, and hands it to Accept.
 func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn) {
 	r := sc.request()
-	if _, d := l.mesh.decided(l.ctx, r, sc.rules.Authorize(l.ctx, r)); d != nil {
+	dec := sc.rules.Authorize(l.ctx, r)
+	if d := l.mesh.decided(l.ctx, r, &dec); d != nil {
 		l.mesh.conns.refuse(sc)
 		l.mesh.decisions.denied(l.ctx, d, r, sc.net.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)

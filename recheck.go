@@ -69,7 +69,8 @@ func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *pace) {
 		return
 	}
 	r := k.request(m.service)
-	_, d := m.decided(ctx, r, rules.Authorize(ctx, r))
+	dec := rules.Authorize(ctx, r)
+	d := m.decided(ctx, r, &dec)
 	p.rest()
 	if k.refused && d != nil {
 		return

@@ -33,9 +33,9 @@ func (t *Trace) handshakeFailed(addr netip.AddrPort, err error) {
 	}
 }
 
-func (t *Trace) decided(r *policy.Request, d policy.Decision) {
+func (t *Trace) decided(r *policy.Request, d *policy.Decision) {
 	if t != nil && t.Decided != nil {
-		t.Decided(r, d)
+		t.Decided(r, *d)
 	}
 }
 

@@ -50,10 +50,10 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"double encoding passes", "canonical.go", "isHex(p[i+1]) && isHex(p[i+2])", "isHex(p[i+1]) && p[i+2] == 0", wire},
 	{"the case of a host counts", "canonical.go", "strings.ToLower(name)", "name", wire},
 	{"the final dot of a host stays", "canonical.go", `strings.TrimSuffix(strings.ToLower(name), ".")`, "strings.ToLower(name)", wire},
-	{"a host in a field of its own passes", "handler.go", `delete(r.Header, "Host")`, "_ = 0", wire},
+	{"a host in a field of its own passes", "handler.go", `delete(h, "Host")`, "_ = 0", wire},
 	// Open connections and requests.
-	{"open connections are not decided again", "serverconn.go", "_, d := sc.mesh.decide(ctx, sc.request())", "var d *DeniedError", model},
-	{"open requests are not decided again", "serverconn.go", "\tsc.recheckRequests(ctx)", "\t_ = ctx", model},
+	{"open connections are not decided again", "recheck.go", "d := m.decided(ctx, r, &dec)", "d := (*DeniedError)(nil)\n\t_ = dec", model},
+	{"open requests are not decided again", "recheck.go", "\tsc.recheckRequests(ctx)", "\t_ = ctx", model},
 	{"a connection outlives its certificate", "serverconn.go", "next.Sub(now) + 10*time.Millisecond", "next.Sub(now) + time.Hour", model},
-	{"a change of trust is not seen", "authorize.go", "if !verify || sc.verify() {", "if true {", model},
+	{"a change of trust is not seen", "recheck.go", "\tif verify {", "\tif false {", model},
 }
