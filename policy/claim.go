@@ -125,6 +125,7 @@ func (c *conditionMatch) matchClaim(q *query) bool {
 		return in(c.values, c.notValues, s)
 	}
 	match := !q.anyValue
+	has, not := c.values == nil, false
 	for _, v := range list {
 		s, ok := claimText(v)
 		if !ok {
@@ -133,6 +134,10 @@ func (c *conditionMatch) matchClaim(q *query) bool {
 		if in(c.values, c.notValues, s) == q.anyValue {
 			match = q.anyValue
 		}
+		has, not = has || c.values.match(s), not || c.notValues.match(s)
+	}
+	if c.some {
+		return has && !not
 	}
 	return match
 }
@@ -162,12 +167,13 @@ func claimText(v any) (string, bool) {
 const maxClaimDepth = 8
 
 // parseClaim reads what follows "request.jwt.": the names that lead to a claim.
-func parseClaim(s string) ([]string, error) {
-	if s == "iss" || s == "sub" || s == "aud" {
-		return []string{s}, nil
+// With "[]" at the end, it is about the values of the claim together.
+func parseClaim(s string) (names []string, some bool, err error) {
+	path, some := strings.CutSuffix(s, "[]")
+	if path == "iss" || path == "sub" || path == "aud" {
+		return []string{path}, some, nil
 	}
-	rest, ok := strings.CutPrefix(s, "claim")
-	var names []string
+	rest, ok := strings.CutPrefix(path, "claim")
 	for ok && rest != "" {
 		var name string
 		switch rest[0] {
@@ -188,9 +194,10 @@ func parseClaim(s string) ([]string, error) {
 		names = append(names, name)
 	}
 	if !ok || names == nil {
-		return nil, fmt.Errorf("%q: want %siss, sub, aud, claim.NAME, or claim[NAME] for a name with dots; at most %d names deep", clip(jwtKey+s, maxText/2), jwtKey, maxClaimDepth)
+		return nil, false, fmt.Errorf("%q: want %siss, sub, aud, claim.NAME, or claim[NAME] for a name with dots; [] at the end is for one of several; at most %d names deep",
+			clip(jwtKey+s, maxText/2), jwtKey, maxClaimDepth)
 	}
-	return names, nil
+	return names, some, nil
 }
 
 func parseClaimValue(v *values, s string) error {

@@ -286,7 +286,7 @@ func (c *compiler) condition(w *Condition, at *path) conditionMatch {
 	case strings.HasPrefix(w.Key, jwtKey):
 		out.kind = conditionClaim
 		var err error
-		if out.claim, err = parseClaim(strings.TrimPrefix(w.Key, jwtKey)); err != nil {
+		if out.claim, out.some, err = parseClaim(strings.TrimPrefix(w.Key, jwtKey)); err != nil {
 			c.fail(at.at("key"), "%s", err)
 		}
 		out.values, out.notValues = c.list(w.Values, parseClaimValue, values), c.list(w.NotValues, parseClaimValue, notValues)

@@ -3,6 +3,8 @@ package policy_test
 import (
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/intramesh/mesh/policy"
@@ -187,7 +189,23 @@ func TestRule(t *testing.T) {
 		{"header twice, not, one fits", tenant(`"notValues":["a"]`), header(t, "a", "b"), no, yes},
 		{"header twice, not, both in", tenant(`"notValues":["a","b"]`), header(t, "a", "b"), no, no},
 		{"header twice, each by both lists", tenant(`"values":["a*"],"notValues":["ab"]`), header(t, "ab", "x"), no, no},
-		{"header, commas are text", tenant(`"values":["a"]`), header(t, "a, b"), no, no},
+		{"header, an element", tenant(`"values":["a"]`), header(t, "b, a"), no, yes},
+		{"header, an element among spaces", tenant(`"values":["a"]`), header(t, "b \t, \ta\t"), no, yes},
+		{"header, no element", tenant(`"values":["a"]`), header(t, "ab,ba"), no, no},
+		{"header, an empty element", tenant(`"values":[""]`), header(t, "b,"), no, yes},
+		{"header, elements by prefix", tenant(`"values":["a*"]`), header(t, "a1, a2"), yes, yes},
+		{"header, one element not by prefix", tenant(`"values":["a*"]`), header(t, "a1, b"), no, yes},
+		{"header, a comma in the value", tenant(`"values":["a, b"]`), header(t, "a, b"), yes, yes},
+		{"header, a comma in many values", tenant(`"values":["1","2","3","4","5","6","7","8","a, b"]`), header(t, "a, b"), yes, yes},
+		{"header, not, an element", tenant(`"notValues":["b"]`), header(t, "a, b"), no, yes},
+		{"header, not, no element", tenant(`"notValues":["b"]`), header(t, "a, c"), yes, yes},
+		{"header, not, elements by prefix", tenant(`"notValues":["a*"]`), header(t, "a1, b"), no, yes},
+		{"header, not, a comma in the value", tenant(`"notValues":["a, b"]`), header(t, "a, b"), no, no},
+		{"header, both, an element", tenant(`"values":["a*"],"notValues":["ab"]`), header(t, "a, ab"), no, yes},
+		{"header, a thousand elements", tenant(`"values":["a*"]`), header(t, strings.Repeat("a,", 999)+"a"), yes, yes},
+		{"header, more of them", tenant(`"values":["a*"]`), header(t, strings.Repeat("a,", 1000)+"a"), no, yes},
+		{"header, more of them, not", tenant(`"notValues":["b"]`), header(t, strings.Repeat("b,", 1000)+"b"), no, yes},
+		{"header, more lines", tenant(`"values":["a*"]`), header(t, slices.Repeat([]string{"a"}, 1001)...), no, yes},
 		{"header, connection", tenant(`"values":["a"]`), request(t, nil), no, yes},
 		{"header, not, connection", tenant(`"notValues":["a"]`), request(t, nil), no, yes},
 		{"header, none given", tenant(`"notValues":["a"]`), request(t, func(r *policy.Request) { r.Layer, r.Header = policy.LayerHTTP, nil }), no, yes},

@@ -89,9 +89,10 @@ func (d dice) rule() policy.Rule {
 		case 1:
 			c = policy.Condition{Key: "destination.port", Values: d.some(0.5, ports...), NotValues: d.some(0.5, ports...)}
 		case 2:
-			c = policy.Condition{Key: d.pick("request.jwt.claim.role", "request.jwt.claim.of.x"), Values: d.some(0.5, words...), NotValues: d.some(0.5, words...)}
+			c = policy.Condition{Key: d.pick("request.jwt.claim.role", "request.jwt.claim.of.x", "request.jwt.claim.role[]", "request.jwt.claim.of.x[]"), Values: d.some(0.5, words...), NotValues: d.some(0.5, words...)}
 		default:
-			c = policy.Condition{Key: "request.header.x", Values: d.some(0.5, words...), NotValues: d.some(0.5, words...)}
+			words = append(words, "1, 2", "1,*")
+			c = policy.Condition{Key: "request.header.x", Values: d.many("1,", d.some(0.5, words...)), NotValues: d.many("1,", d.some(0.5, words...))}
 		}
 		if c.Values != nil || c.NotValues != nil {
 			r.When = append(r.When, c)
@@ -124,13 +125,13 @@ func (d dice) request() *policy.Request {
 		r.Method, r.Path, r.Host = d.pick("GET", "POST", "PUT", "M3", ""), d.pick("/", "/x", "/x/", "/x/y", "/z/y", "/x/y/y", "/m3", "", "x"), d.pick("a", "c", "ca", "")
 	case policy.LayerGRPC:
 		r.GRPCMethod = d.pick("s/M", "s/N", "t/M", "/s/M", "")
-		if lines := d.some(0.3, "", "1", "12", "2"); lines != nil {
+		if lines := d.some(0.3, "", "1", "12", "2", "1, 2"); lines != nil {
 			r.Header["x"] = lines
 		}
 	default:
 		return r
 	}
-	if lines := d.some(0.7, "", "1", "12", "2"); lines != nil {
+	if lines := d.some(0.7, "", "1", "12", "2", "1, 2", "1,3", "12,1 ,2", "2,"); lines != nil {
 		r.Header["X"] = lines
 	}
 	if d.IntN(10) == 0 {

@@ -124,16 +124,22 @@ type Operation struct {
 //	request.jwt.iss          the issuer of the request's token; sub and aud likewise
 //	request.jwt.claim.NAME   any claim; NAME.SUB is a member of it
 //	request.jwt.claim[NAME]  the same, for a name with dots: request.jwt.claim[https://x.example/roles][eu]
+//	request.jwt.claim.NAME[] the values of a claim that is a list, together; request.jwt.aud[] likewise
 //	source.ip                Values are addresses and CIDR prefixes
 //	destination.port         the named port, "" for the default one
 //
 // A header that comes several times matches an allow rule only if every value does, and a deny
-// rule if any does; one line is one value, commas included. An absent header matches no
-// Values, and any NotValues. Headers that no rule could see are not accepted: Host (see
+// or audit rule if any does. Since whoever forwards a request may join lines by commas (RFC 9110, section 5.3), a line with
+// commas is a value as a whole, and so is each of its elements: a deny of "b" also denies "a, b", and an allow of "a*" needs
+// "a1, a2" to match in each. To mean a line with a comma, name it in full: an allow that has it among its Values, or a
+// deny that has it among its NotValues, does not take it apart. An absent header matches no
+// Values, and any NotValues. A header of more than a thousand elements is not known. Headers that no rule could see are not accepted: Host (see
 // [Operation]), gRPC's own, those that frame the message and those that claim an identity.
 //
-// A claim that is a list is like a header that comes several times, and one that the token does not have
-// like an absent one. Numbers and booleans are compared as the token writes them. Without a valid token
+// A claim that is a list is like a header that comes several times, but not taken apart at commas. With [] after its
+// name, its values count together, in an allow as in a deny: one of them must be one of Values, none may be
+// one of NotValues. A claim that is an empty list, or that the token does not have,
+// is like an absent header. Numbers and booleans are compared as the token writes them. Without a valid token
 // of one of the mesh's issuers (see [TokenIssuerSpec]) every claim is unavailable, which is not empty: an allow rule
 // that looks at one does not match and a deny rule does, also by its NotValues. No token at all is no
 // exception, or leaving it out would get around a rule. So is a claim that is no text, number, boolean or list of these.

@@ -1,6 +1,11 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
 
 // Lint tells what in documents is valid and yet likely a mistake: rules that can't match, that another rule makes
 // useless, or that mean something else where connections are decided as a whole. It looks at the documents
@@ -87,6 +92,7 @@ func (l *linter) document(doc *compiledDoc) {
 			continue
 		}
 		l.mixed(r, at)
+		l.commas(r, at)
 		l.unseen(r, at)
 		l.overruled(r, at)
 	}
@@ -162,6 +168,23 @@ func (l *linter) mixed(r *compiledRule, at *path) {
 			l.warn(r.policy, at.String(), "no request has both HTTP fields and a gRPC method: whichever is missing counts as a match of this deny; make two operations of it")
 		} else {
 			l.warn(r.policy, at.String(), "can't match: no request has both HTTP fields and a gRPC method; make two operations of it")
+		}
+	}
+}
+
+// commas finds values of a deny that joined lines hide.
+func (l *linter) commas(r *compiledRule, at *path) {
+	for i := range r.when {
+		c := &r.when[i]
+		hidden := func(p pattern) bool {
+			if p.shape != shapeSet {
+				return strings.Contains(p.text, ",")
+			}
+			return slices.ContainsFunc(slices.Collect(maps.Keys(p.more.set)), func(s string) bool { return strings.Contains(s, ",") })
+		}
+		if r.doc.action == ActionDeny && c.kind == conditionHeader && slices.ContainsFunc(c.values, hidden) {
+			l.warn(r.policy, (&path{up: at.at("when"), index: i}).String(),
+				"a value with a comma is held against whole lines only; who adds another element to the line gets around this deny")
 		}
 	}
 }

@@ -1,9 +1,7 @@
 package policy
 
 import (
-	"net/http"
 	"net/netip"
-	"strings"
 
 	"github.com/intramesh/mesh/identity"
 )
@@ -201,6 +199,7 @@ type conditionMatch struct {
 	kind conditionKind
 	headerName
 	claim             []string // the names that lead to it
+	some              bool     // the claim's values are taken together: one of them, none of them
 	values, notValues values
 	ips, notIPs       []netip.Prefix
 }
@@ -225,38 +224,6 @@ func (c *conditionMatch) match(q *query) field {
 		}
 	}
 	return matched
-}
-
-func (c *conditionMatch) matchHeader(q *query) bool {
-	if q.Layer == LayerConnection || q.Header == nil {
-		return q.unknownRequest
-	}
-	lines, more := c.lines(q.Header)
-	if len(lines)+len(more) == 0 {
-		return c.values == nil
-	}
-	for _, lines := range [...][]string{lines, more} {
-		for _, s := range lines {
-			if in(c.values, c.notValues, s) == q.anyValue {
-				return q.anyValue
-			}
-		}
-	}
-	return !q.anyValue
-}
-
-// headerName is a header's name, as net/http and as gRPC spell it.
-type headerName struct{ canonical, lower string }
-
-func newHeaderName(s string) headerName {
-	return headerName{http.CanonicalHeaderKey(s), strings.ToLower(s)}
-}
-
-func (n headerName) lines(h http.Header) (lines, more []string) {
-	if n.lower != n.canonical {
-		more = h[n.lower]
-	}
-	return h[n.canonical], more
 }
 
 // match decides the whole rule.

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/intramesh/mesh/policy"
@@ -261,12 +262,13 @@ func condition(c policy.Condition, r *policy.Request, a policy.Action) tri {
 		if r.Layer == policy.LayerGRPC {
 			lines = append(lines, r.Header[name]...) // metadata is in lower case
 		}
+		return byElements(c, lines, a)
 	} else {
 		if r.Claims == nil {
 			return unknown
 		}
 		claim := r.Claims["role"]
-		if c.Key == "request.jwt.claim.of.x" {
+		if strings.HasPrefix(c.Key, "request.jwt.claim.of.x") {
 			claim = r.Claims["of"].(map[string]any)["x"]
 		}
 		switch claim := claim.(type) {
@@ -283,9 +285,52 @@ func condition(c policy.Condition, r *policy.Request, a policy.Action) tri {
 	if len(lines) == 0 {
 		return truth(c.Values == nil)
 	}
+	if strings.HasSuffix(c.Key, "[]") { // the claim as a set
+		meets := func(list []string) tri {
+			out := no
+			for _, s := range lines {
+				out = max(out, oneOf(list, s))
+			}
+			return out
+		}
+		out := yes
+		if c.Values != nil {
+			out = meets(c.Values)
+		}
+		return min(out, -meets(c.NotValues))
+	}
 	every, some := yes, no
 	for _, s := range lines {
 		every, some = min(every, value(c, s)), max(some, value(c, s))
+	}
+	if a == policy.ActionAllow {
+		return every
+	}
+	return some
+}
+
+// byElements decides by lines and by their elements: every one for an allow, any for others.
+func byElements(c policy.Condition, lines []string, a policy.Action) tri {
+	if len(lines) == 0 {
+		return truth(c.Values == nil)
+	}
+	every, some := yes, no
+	for _, line := range lines {
+		every, some = min(every, value(c, line)), max(some, value(c, line))
+		if !strings.Contains(line, ",") {
+			continue
+		}
+		for _, e := range strings.Split(line, ",") {
+			e = strings.TrimSpace(e)
+			if slices.Contains(c.Values, line) { // the line is asked for, so that its elements need not be
+				every = min(every, -oneOf(c.NotValues, e))
+			} else {
+				every = min(every, value(c, e))
+			}
+			if !slices.Contains(c.NotValues, line) { // else the line is left out, and its elements with it
+				some = max(some, value(c, e))
+			}
+		}
 	}
 	if a == policy.ActionAllow {
 		return every

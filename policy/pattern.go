@@ -32,6 +32,16 @@ func (v values) match(s string) bool {
 	return false
 }
 
+// names reports whether s is one of the values as a whole, not by a "*".
+func (v values) names(s string) bool {
+	for i := range v {
+		if p := &v[i]; (p.shape == shapeExact || p.shape == shapeSet) && p.match(s) {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *pattern) match(s string) bool {
 	switch p.shape {
 	case shapeExact:

@@ -119,11 +119,12 @@ func bracketed(key, prefix string) (string, bool) {
 	return rest, ok && ok2 && rest != "" && !strings.ContainsAny(rest, "[]")
 }
 
-// claim returns our key for what Istio knows of a token.
+// claim returns our key for what Istio knows of a token. Of a claim that is a list, Istio wants one value among those asked
+// for, and none among those left out.
 func claim(key string) (string, bool) {
 	switch key {
 	case "request.auth.audiences":
-		return "request.jwt.aud", true
+		return "request.jwt.aud[]", true
 	case "request.auth.presenter":
 		return "request.jwt.claim.azp", true
 	}
@@ -132,14 +133,16 @@ func claim(key string) (string, bool) {
 		return "", false
 	}
 	switch rest {
-	case "[iss]", "[sub]", "[aud]":
+	case "[iss]", "[sub]":
 		return "request.jwt." + rest[1:4], true
+	case "[aud]":
+		return "request.jwt.aud[]", true
 	}
-	return "request.jwt.claim" + rest, true
+	return "request.jwt.claim" + rest + "[]", true
 }
 
-// headerValue: Envoy compares the lines of a header joined by commas, ours one by one. A value with a comma may be
-// about several lines.
+// headerValue: Envoy compares the lines of a header joined by commas, ours one by one, and their elements. A value with a
+// comma may be about several lines.
 func (s *scope) headerValue(negative bool) func(n *policy.Node) ([]string, error) {
 	return func(n *policy.Node) ([]string, error) {
 		if strings.Contains(n.Value, ",") && s.denies() != negative {
@@ -153,7 +156,7 @@ func (s *scope) headerValue(negative bool) func(n *policy.Node) ([]string, error
 func (s *istioScope) claimValue(key string) func(negative bool) func(n *policy.Node) ([]string, error) {
 	return func(negative bool) func(n *policy.Node) ([]string, error) {
 		return func(n *policy.Node) ([]string, error) {
-			words := key == "request.jwt.claim[scope]" || key == "request.jwt.claim[permission]"
+			words := key == "request.jwt.claim[scope][]" || key == "request.jwt.claim[permission][]"
 			if words && s.wide(negative) {
 				return nil, errors.New("a claim's text is not taken apart at spaces here")
 			}

@@ -7,6 +7,8 @@ const (
 	model  = "TestModel$"
 	oracle = "TestEngineAgreesWithNaiveEvaluator"
 	bundle = "TestOpen"
+	early  = "TestEarly|TestSyncerIsEarly"
+	pin    = "TestPin"
 )
 
 var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
@@ -18,7 +20,13 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"deferred is not looked at", "policy/match.go", "(a == ActionDeny) != deferred && a != ActionAudit", "a == ActionDeny || deferred && false", cases},
 	{"one line of a header is enough for an allow", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = true", cases},
 	{"all lines of a header are needed for a deny", "policy/match.go", "q.anyValue = a != ActionAllow", "q.anyValue = false", cases},
-	{"an absent header has every value", "policy/match.go", "return c.values == nil", "return true", cases},
+	{"an absent header has every value", "policy/header.go", "return c.values == nil", "return true", cases},
+	{"a joined line is one value", "policy/header.go", "n > 0 && c.matchElements", "false && c.matchElements", cases},
+	{"a line that an allow names is taken apart", "policy/header.go", "case !anyOf && values.names(line):", "case false:", cases},
+	{"a line that a deny leaves out is taken apart", "policy/header.go", "case anyOf && c.notValues.names(line):", "case false:", cases},
+	{"a header of any size is known", "policy/header.go", "if left -= n; left < 0 {", "if left -= n; false {", "TestRule$"},
+	{"one of several values will do, whatever the others", "policy/claim.go", "return has && !not", "return has", "TestClaims$"},
+	{"a claim that can't be compared is absent", "policy/claim.go", "return q.unclear()\n\t\t}\n\t\tv =", "return c.values == nil\n\t\t}\n\t\tv =", "TestClaims$"},
 	{"a path that is none is known", "policy/match.go", `q.Layer&LayerHTTP != 0 && q.Path != "" && q.Path[0] == '/'`, "q.Layer&LayerHTTP != 0", cases},
 	{"a gRPC method may start with a slash", "policy/match.go", ` && q.GRPCMethod[0] != '/'`, "", cases},
 	// Who.
@@ -40,6 +48,15 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	{"a deny of a wider scope is not looked at", "policy/scope.go", "if !s.denies {\n\t\t\t\tcontinue", "if !s.denies {\n\t\t\t\treturn nil", cases},
 	{"dry run denies", "policy/scope.go", "a != ActionAudit && m != ModeDryRun", "a != ActionAudit", cases},
 	{"large sets of rules forget those without a path", "policy/index.go", "return first(m.pathless, q)", "return nil", oracle},
+	{"strangers are told why", "policy/engine.go", "scope.tell && q.ours", "scope.tell", "TestDenials"},
+	{"callers are told why in any case", "policy/engine.go", "scope.tell && q.ours", "q.ours", "TestDenials"},
+	{"early: a deny that might match is sure", "policy/early.go", ".surely())", ")", early},
+	{"early: what is not known does not match an allow", "policy/early.go", "true, true, !named", "true, false, !named", early},
+	{"early: callees with other rules are not asked", "policy/early.go", "e.Version() != callee", "false", early},
+	{"early: an audit misses the call", "policy/early.go", "scope.recorded && scope.mightRecord(&q)", "false", early},
+	{"early: rules are always fresh", "policy/syncer.go", "at == nil || !within(*at, time.Now(), freshFor)", "at == nil", early},
+	{"a pin keeps old rules", "policy/pin.go", "e != rules.engine", "rules == nil", pin},
+	{"a pin decides for any caller", "policy/pin.go", "r.Source != p.source || ", "", pin},
 	{"any signature will do", "policy/bundle.go", "Context: bundleContext}) == nil {", "Context: bundleContext}) != nil {", bundle},
 	// One canonical request.
 	{"encoded slashes pass", "canonical.go", `strings.Contains(raw, "%2f")`, "false && raw == \"\"", wire},
