@@ -45,7 +45,8 @@ type link struct {
 	gone    bool   // the peer has closed it
 	bye     bool   // the server wants no more streams
 
-	parked time.Time // when the last stream ended; guarded by home
+	parked  time.Time // when the last stream ended; guarded by home
+	leaving bool      // it is being sent off; guarded by home
 }
 
 // A home takes links whose stream this side has closed.

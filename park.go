@@ -35,8 +35,10 @@ func (p *lot) add(l *link) bool {
 	}
 	if len(p.links) >= maxParked {
 		for other := range p.links {
-			sendOff(other) // it is here a little longer
-			break
+			if !other.leaving {
+				sendOff(other) // it is here a little longer
+				break
+			}
 		}
 	}
 	if p.links == nil {
@@ -62,8 +64,17 @@ func (p *lot) extend(l *link) bool {
 	return !p.closed && l.net.SetReadDeadline(time.Now().Add(byeTime)) == nil
 }
 
-// sendOff has a parked link say frameBye.
-func sendOff(l *link) { _ = l.net.SetReadDeadline(past()) }
+// sendOff has a parked link say frameBye. The lot's mutex is held.
+func sendOff(l *link) {
+	l.leaving = true
+	_ = l.net.SetReadDeadline(past())
+}
+
+func (p *lot) sendOff(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sendOff(l)
+}
 
 // empty sends off all links.
 func (p *lot) empty() {
@@ -100,7 +111,7 @@ func (ln *listener) park(l *link) { go ln.await(l, l.net.peer.conn) }
 func (ln *listener) await(l *link, sc *serverConn) {
 	defer ln.lot.wg.Done()
 	if !ln.mesh.current(l) {
-		sendOff(l)
+		ln.lot.sendOff(l)
 	}
 	open := ln.awaitOpen(l)
 	if !ln.lot.remove(l) || !open || (l.bye || !ln.mesh.announced) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
