@@ -270,11 +270,20 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 		q.Set("refused", strconv.FormatUint(r.Refused, 10))
 		q.Set("reason", r.Reason)
 	}
+	if keys := m.keys.names(); keys != "" {
+		q.Set("keys", keys)
+	}
 	ctx, stop := m.warnings.report(ctx, q)
 	defer stop()
 	body, err := m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
 	if err != nil && errors.Is(context.Cause(ctx), errWarnings) {
 		return nil, policy.ErrFetchAgain // with what there is to report
+	}
+	if errors.Is(err, errKeysChanged) {
+		if err := m.changeKeys(ctx); err != nil {
+			return nil, err
+		}
+		return nil, policy.ErrFetchAgain
 	}
 	return body, err
 }

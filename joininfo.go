@@ -24,7 +24,7 @@ const (
 	// maxGossipKeys bounds the keys that somebody says the pool has, maxSeeds the members to join it through;
 	// toldSeeds is how many of these a member tells others, and
 	// maxCAs bounds the servers of the certificate authority.
-	maxGossipKeys = 16
+	maxGossipKeys = gossip.MaxKeys
 	maxSeeds      = 64
 	toldSeeds     = 8
 	maxCAs        = 16
@@ -48,10 +48,10 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 			j = peers
 			j.CAs = nil // it is no authority on these
 		default:
-			// A peer is no authority on keys: whom it names is only asked.
 			m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
 			if peers != nil {
 				j.Seeds = append(peers.Seeds, j.Seeds...)
+				j.GossipKeys = mergeKeys(j.GossipKeys, peers.GossipKeys)
 			}
 		}
 	}
@@ -60,7 +60,7 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 			m.log.Warn("the control plane named servers of the certificate authority that can't be asked", "error", err)
 		}
 	}
-	m.gossipKeys = j.GossipKeys
+	m.keys.set(j.GossipKeys)
 	return j, saveJoin(dir, j)
 }
 
@@ -84,10 +84,11 @@ func (m *Mesh) peersJoin(ctx context.Context) (j *wire.Join) {
 // answerJoin tells a peer how to gossip, with members that are there now: the control plane may not be.
 func (m *Mesh) answerJoin() (status int, body []byte) {
 	g, ok := m.discovery.(*gossip.Member)
-	if !ok || m.gossipKeys == nil {
+	keys := m.keys.get()
+	if !ok || keys == nil {
 		return http.StatusNotFound, nil
 	}
-	j := wire.Join{GossipKeys: m.gossipKeys, Seeds: []string{g.Addr().String()}}
+	j := wire.Join{GossipKeys: keys, Seeds: []string{g.Addr().String()}}
 	for _, p := range g.Members() {
 		if !p.Self && p.Suspect.IsZero() && len(j.Seeds) < toldSeeds {
 			j.Seeds = append(j.Seeds, p.Addr.String())

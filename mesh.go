@@ -80,7 +80,6 @@ type Mesh struct {
 	facing      netip.Addr     // the local address that faces the control plane
 	instance    string         // in the gossip pool; "" outside of one
 	rules       *policy.Syncer // nil when Config.Policy is set
-	gossipKeys  [][]byte       // of the pool; nil outside of one
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -97,6 +96,7 @@ type Mesh struct {
 	announced     bool // the identity announces changes of the trust bundle
 	balance       *balancers
 	control       controlConn
+	keys          poolKeys
 
 	draining  chan struct{}
 	drainOnce sync.Once

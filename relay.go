@@ -85,6 +85,8 @@ func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit 
 		return nil, false, fmt.Errorf("%s: %w", path, err)
 	case status == http.StatusNoContent:
 		return nil, reuse, nil
+	case status == http.StatusResetContent:
+		return nil, reuse, errKeysChanged
 	case status != http.StatusOK:
 		return nil, reuse, fmt.Errorf("%s: the answer is %d %s", path, status, http.StatusText(status))
 	}

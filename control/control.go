@@ -49,7 +49,6 @@ type Server struct {
 	settings  Settings
 	log       *slog.Logger
 	listens   Addresses
-	keys      [][]byte // gossip
 	bundleKey ed25519.PrivateKey
 
 	ca       *ca.CA
@@ -60,6 +59,7 @@ type Server struct {
 	pub      *publisher
 	polls    *polls
 	source   *ca.Source // who this is
+	keyring  *keyring
 	gossip   *gossip.Member
 	mesh     *mesh.Mesh
 
@@ -102,13 +102,13 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.keys, err = loadSecrets(s.cfg.Dir, gossipKeyFile); err != nil {
-		return err
-	}
 	if s.bundleKey, err = loadBundleKey(s.cfg.Dir); err != nil {
 		return err
 	}
 	if err := s.startCA(ctx, last); err != nil {
+		return err
+	}
+	if s.keyring, err = openKeyring(ctx, s.cfg.Dir, s.db); err != nil {
 		return err
 	}
 	if err := s.startMesh(ctx, last); err != nil {
@@ -124,6 +124,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	s.wg.Go(func() { s.beat(s.ctx) })
 	s.wg.Go(func() { s.sweep(s.ctx) })
+	s.wg.Go(func() { s.followKeyring(s.ctx) })
 	if err := s.startAdmin(ctx); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 			return err
 		}
 		s.gossip, err = gossip.Join(ctx, gossip.Config{
-			BindAddr: bindTo, Advertise: ip, Keys: s.keys, Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
+			BindAddr: bindTo, Advertise: ip, Keys: s.keyring.current(), Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
 			Identity: identity.NewCredential(s.source), Dir: s.path(gossipDir), Logger: s.log,
 		})
 		return err

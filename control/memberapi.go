@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/internal/wire"
 )
 
@@ -49,7 +50,7 @@ func (s *Server) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keys, Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}) // the member is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keyring.current(), Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}) // the member is gone: nobody to tell
 }
 
 func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
@@ -76,7 +77,22 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	stop := context.AfterFunc(s.ctx, cancel)
 	defer stop()
-	next, ok := s.pub.newer(ctx, q.version)
+	var keysChanged <-chan struct{}
+	if q.keys != "" { // it gossips
+		keys, changed := s.keyring.names()
+		if keys != q.keys {
+			w.WriteHeader(http.StatusResetContent)
+			return
+		}
+		keysChanged = changed
+	}
+	next, ok := s.pub.newer(ctx, q.version, keysChanged)
+	select {
+	case <-keysChanged:
+		w.WriteHeader(http.StatusResetContent)
+		return
+	default:
+	}
 	if !ok {
 		w.WriteHeader(http.StatusNoContent)
 		return
@@ -88,6 +104,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 const (
 	maxInstance = 63
 	maxReason   = 512
+	maxKeyNames = 9 * gossip.MaxKeys
 )
 
 func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
@@ -98,7 +115,7 @@ func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
 		}
 		return n
 	}
-	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason)}
+	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason), keys: cut(v.Get("keys"), maxKeyNames)}
 	for _, w := range v["warning"][:min(len(v["warning"]), wire.MaxWarnings)] {
 		q.warnings = append(q.warnings, cut(w, wire.MaxWarning))
 	}

@@ -25,6 +25,7 @@ type poll struct {
 	refused  uint64
 	reason   string
 	warnings []string  // rules that its listeners can't evaluate
+	keys     string    // names of its gossip keys, in order; "" if it does not gossip
 	at       time.Time // it began, or ended
 	open     int       // polls under way
 }

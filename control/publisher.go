@@ -119,8 +119,8 @@ func (p *publisher) current() (published, <-chan struct{}) {
 	return p.now, p.changed
 }
 
-// newer returns the first version after the given one, and waits for it until ctx is done.
-func (p *publisher) newer(ctx context.Context, after uint64) (published, bool) {
+// newer returns the first version after the given one, and waits for it until ctx is done or stop is closed.
+func (p *publisher) newer(ctx context.Context, after uint64, stop <-chan struct{}) (published, bool) {
 	for {
 		now, changed := p.current()
 		if now.rules.Version > after {
@@ -128,6 +128,8 @@ func (p *publisher) newer(ctx context.Context, after uint64) (published, bool) {
 		}
 		select {
 		case <-changed:
+		case <-stop:
+			return published{}, false
 		case <-ctx.Done():
 			return published{}, false
 		}

@@ -35,6 +35,7 @@ func SocketPath(dir string) (string, error) {
 type Backend interface {
 	Tokens
 	Revocations
+	Keys
 	Rules
 	State
 }

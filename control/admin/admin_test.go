@@ -43,7 +43,11 @@ func (b backend) Unrevoke(context.Context, string) (admin.Revoked, error) {
 func (b backend) Bootstrap(context.Context) (*mesh.Bootstrap, error) {
 	return &mesh.Bootstrap{}, b.err
 }
-func (b backend) Rules(context.Context) (store.Rules, error) { return store.Rules{}, b.err }
+func (b backend) Keys(context.Context) ([]admin.Key, error)     { return nil, b.err }
+func (b backend) InstallKey(context.Context) (admin.Key, error) { return admin.Key{}, b.err }
+func (b backend) UseKey(context.Context, string, bool) error    { return b.err }
+func (b backend) RemoveKey(context.Context, string, bool) error { return b.err }
+func (b backend) Rules(context.Context) (store.Rules, error)    { return store.Rules{}, b.err }
 func (b backend) Apply(context.Context, []policy.Document, admin.ApplyOptions) (store.Result, error) {
 	return store.Result{}, b.err
 }

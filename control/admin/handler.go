@@ -44,6 +44,10 @@ func (h handler) routes() []route {
 		{"POST /v1/revocations", Admin, h.revoke},
 		{"GET /v1/revocations", Viewer, h.revocations},
 		{"DELETE /v1/revocations", Admin, h.unrevoke},
+		{"GET /v1/keys", Viewer, h.keys},
+		{"POST /v1/keys", Admin, h.installKey},
+		{"PUT /v1/keys/{id}", Admin, h.useKey},
+		{"DELETE /v1/keys/{id}", Admin, h.removeKey},
 	}
 }
 

@@ -9,6 +9,7 @@ const (
 	KindAudit     = "audit"       // by time
 	KindReplicas  = "replicas"    // the control planes on this store, by their id
 	KindMesh      = "mesh"        // what must be the same at all replicas
+	KindKeyring   = "keyring"     // sealed keys, by what they are for
 	KindTokens    = "join-tokens" // by id
 	KindCA        = "ca-"
 )

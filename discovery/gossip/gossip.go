@@ -65,7 +65,7 @@ type Config struct {
 	// Advertise is the IP that others reach this process at. The default is that of BindAddr,
 	// or if that is unspecified, an address of a local interface, private ones first.
 	Advertise netip.Addr
-	// Keys are the pool's AES-256 keys, 32 bytes each. The first one encrypts, all decrypt.
+	// Keys are the pool's AES-256 keys, 32 bytes each. The first one encrypts, all decrypt; see [Member.SetKeys].
 	Keys [][]byte
 	// Identity signs what this member announces, and makes streams mutual TLS. Then only members of its trust domain
 	// take part, each can announce its own service alone, and endpoints are suspect until the member has shown the
@@ -112,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if len(c.Keys) == 0 {
 		return c, errors.New("no key: gossip is never sent in the clear")
+	}
+	if len(c.Keys) > MaxKeys {
+		return c, fmt.Errorf("%d keys, of at most %d", len(c.Keys), MaxKeys)
 	}
 	if len(c.Label) > 255 {
 		return c, errors.New("label is longer than 255 bytes")

@@ -24,6 +24,7 @@ type Member struct {
 	pool   *pool
 	list   *memberlist.Memberlist
 	wire   *transport.Transport
+	sealer *transport.Sealer
 	peers  *peers
 	joined chan struct{}
 	ctx    context.Context
@@ -83,7 +84,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Member{cfg: cfg, addr: addr, peers: peers, joined: make(chan struct{}), mu: make(turn, 1)}
+	m := &Member{cfg: cfg, addr: addr, peers: peers, sealer: sealer, joined: make(chan struct{}), mu: make(turn, 1)}
 	if m.pool, err = newPool(cfg, addr); err != nil {
 		return nil, errors.Join(err, packets.Close(), ln.Close())
 	}

@@ -12,7 +12,9 @@ const (
 	// PathBundle answers GET with a signed bundle newer than the query's "after", or with 204
 	// when there is none within the query's "wait" (a Go duration, held to less than a minute).
 	// The query's "refused" and "reason" report a bundle that the member did not take; "instance" says who.
-	// Each "warning" is something in the rules that a listener of the member can't evaluate.
+	// Each "warning" is something in the rules that a listener of the member can't evaluate. "keys" are the names of the
+	// member's gossip keys, comma-separated and in order: when they are others than the pool's the answer is 205, at once, and
+	// PathJoin has them.
 	PathBundle = "/v1/bundle"
 )
 

@@ -30,7 +30,7 @@ var ErrSealed = errors.New("gossip: message does not open with the pool's keys a
 // pool may share a key: two of them use one nonce only if both starts lie within reach
 // of each other, which for 2³² messages each has a probability of 2⁻⁶³.
 type Sealer struct {
-	aeads  []cipher.AEAD // the first one seals
+	aeads  atomic.Pointer[[]cipher.AEAD] // the first one seals
 	label  string
 	prefix [4]byte
 	next   atomic.Uint64
@@ -39,23 +39,9 @@ type Sealer struct {
 // NewSealer returns a sealer that encrypts with the first key and decrypts with all. What was
 // sealed under one label opens only under the same.
 func NewSealer(keys [][]byte, label string) (*Sealer, error) {
-	if len(keys) == 0 {
-		return nil, errors.New("no key")
-	}
 	s := &Sealer{label: label}
-	for i, key := range keys {
-		if len(key) != KeySize {
-			return nil, fmt.Errorf("key %d has %d bytes, want %d", i, len(key), KeySize)
-		}
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return nil, err
-		}
-		aead, err := cipher.NewGCM(block)
-		if err != nil {
-			return nil, err
-		}
-		s.aeads = append(s.aeads, aead)
+	if err := s.SetKeys(keys); err != nil {
+		return nil, err
 	}
 	var start [nonceSize]byte
 	_, _ = rand.Read(start[:]) // never fails, see its documentation
@@ -64,11 +50,35 @@ func NewSealer(keys [][]byte, label string) (*Sealer, error) {
 	return s, nil
 }
 
+// SetKeys replaces the keys. What is being sealed or opened may still use the old ones.
+func (s *Sealer) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("no key")
+	}
+	var aeads []cipher.AEAD
+	for i, key := range keys {
+		if len(key) != KeySize {
+			return fmt.Errorf("key %d has %d bytes, want %d", i, len(key), KeySize)
+		}
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return err
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return err
+		}
+		aeads = append(aeads, aead)
+	}
+	s.aeads.Store(&aeads)
+	return nil
+}
+
 // Seal appends the sealed message to dst. Open wants the same purpose.
 func (s *Sealer) Seal(dst, message []byte, purpose string) []byte {
 	dst = append(dst, s.prefix[:]...)
 	dst = binary.BigEndian.AppendUint64(dst, s.next.Add(1))
-	return s.aeads[0].Seal(dst, dst[len(dst)-nonceSize:], message, s.data(purpose))
+	return (*s.aeads.Load())[0].Seal(dst, dst[len(dst)-nonceSize:], message, s.data(purpose))
 }
 
 // Open returns the message in memory of its own.
@@ -77,7 +87,7 @@ func (s *Sealer) Open(sealed []byte, purpose string) ([]byte, error) {
 		return nil, ErrSealed
 	}
 	data := s.data(purpose)
-	for _, aead := range s.aeads {
+	for _, aead := range *s.aeads.Load() {
 		if b, err := aead.Open(nil, sealed[:nonceSize], sealed[nonceSize:], data); err == nil {
 			return b, nil
 		}

@@ -1,0 +1,85 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/intramesh/mesh/discovery/gossip"
+)
+
+// errKeysChanged is the control plane's word that the gossip pool has other keys.
+var errKeysChanged = errors.New("the pool's keys have changed")
+
+// poolKeys are the keys of the gossip pool, none outside of one.
+type poolKeys struct {
+	mu   sync.Mutex
+	keys [][]byte
+}
+
+func (k *poolKeys) get() [][]byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys
+}
+
+func (k *poolKeys) set(keys [][]byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys = keys
+}
+
+// names are what the control plane compares with its own.
+func (k *poolKeys) names() string {
+	var names []string
+	for _, key := range k.get() {
+		names = append(names, gossip.KeyID(key))
+	}
+	return strings.Join(names, ",")
+}
+
+// changeKeys takes the pool's new keys from the control plane, and remembers them for the next start.
+func (m *Mesh) changeKeys(ctx context.Context) error {
+	g, ok := m.discovery.(*gossip.Member)
+	if !ok {
+		return errKeysChanged // can't be: who has no keys does not ask
+	}
+	j, err := m.controlJoin(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.EqualFunc(j.GossipKeys, m.keys.get(), slices.Equal) {
+		return errors.New("the control plane says that the pool's keys have changed, and hands out the same") // asked again after a pause
+	}
+	if err := g.SetKeys(j.GossipKeys); err != nil {
+		return err
+	}
+	m.keys.set(j.GossipKeys)
+	m.log.Info("the gossip pool's keys have changed", "keys", m.keys.names())
+	dir, err := m.stateDir("gossip")
+	if err != nil {
+		return err
+	}
+	return saveJoin(dir, j)
+}
+
+// mergeKeys are those of an earlier run and those that a peer tells. The peer is no authority: its word on which one
+// encrypts counts only if ours is no longer among them.
+func mergeKeys(own, told [][]byte) [][]byte {
+	has := func(keys [][]byte, key []byte) bool {
+		return slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, key) })
+	}
+	first, then := own, told
+	if !has(told, own[0]) {
+		first, then = told, own
+	}
+	merged := slices.Clone(first)
+	for _, key := range then {
+		if !has(merged, key) {
+			merged = append(merged, key)
+		}
+	}
+	return merged[:min(len(merged), maxGossipKeys)]
+}
