@@ -64,22 +64,3 @@ func (m *Mesh) changeKeys(ctx context.Context) error {
 	}
 	return saveJoin(dir, j)
 }
-
-// mergeKeys are those of an earlier run and those that a peer tells. The peer is no authority: its word on which one
-// encrypts counts only if ours is no longer among them.
-func mergeKeys(own, told [][]byte) [][]byte {
-	has := func(keys [][]byte, key []byte) bool {
-		return slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, key) })
-	}
-	first, then := own, told
-	if !has(told, own[0]) {
-		first, then = told, own
-	}
-	merged := slices.Clone(first)
-	for _, key := range then {
-		if !has(merged, key) {
-			merged = append(merged, key)
-		}
-	}
-	return merged[:min(len(merged), maxGossipKeys)]
-}
