@@ -38,6 +38,7 @@ type Backend interface {
 	Keys
 	Rules
 	State
+	Snapshots
 }
 
 // An Error is a refusal with an HTTP status; 400, 404 and 409 are the operator's doing.

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -51,8 +52,14 @@ func (b backend) Rules(context.Context) (store.Rules, error)    { return store.R
 func (b backend) Apply(context.Context, []policy.Document, admin.ApplyOptions) (store.Result, error) {
 	return store.Result{}, b.err
 }
-func (b backend) History(context.Context, int) ([]store.Version, error)  { return nil, b.err }
-func (b backend) Version(context.Context, uint64) (store.Rules, error)   { return store.Rules{}, b.err }
+func (b backend) History(context.Context, int) ([]store.Version, error) { return nil, b.err }
+func (b backend) Version(context.Context, uint64) (store.Rules, error)  { return store.Rules{}, b.err }
+func (b backend) Snapshot(_ context.Context, w io.Writer) error {
+	if b.err == nil {
+		_, _ = w.Write([]byte("x"))
+	}
+	return b.err
+}
 func (b backend) Status(context.Context) (admin.Status, error)           { return admin.Status{}, b.err }
 func (b backend) Audit(context.Context, int) ([]store.AuditEntry, error) { return nil, b.err }
 func (b backend) Rollback(context.Context, uint64, uint64) (store.Result, error) {
@@ -91,7 +98,7 @@ func TestErrorsArriveTyped(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := t.Context()
-		var errs [17]error
+		var errs [18]error
 		_, errs[0] = client.Token(ctx, "a", time.Hour)
 		_, errs[1] = client.Rules(ctx)
 		_, errs[2] = client.Apply(ctx, []policy.Document{}, admin.ApplyOptions{Base: 3, Replace: true})
@@ -109,6 +116,7 @@ func TestErrorsArriveTyped(t *testing.T) {
 		_, errs[14] = client.Revoke(ctx, admin.Revoke{})
 		_, errs[15] = client.Revocations(ctx)
 		_, errs[16] = client.Unrevoke(ctx, "service a")
+		errs[17] = client.Snapshot(ctx, io.Discard)
 		for i, err := range errs {
 			e, ok := errors.AsType[*admin.Error](err)
 			if c.err == nil && err != nil || c.err != nil && (!ok || e.Status != c.status || e.Message != c.err.Error()) {

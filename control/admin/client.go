@@ -19,20 +19,21 @@ import (
 // [*Error] when the control plane refused, and an [*UnreachableError] when it did not answer.
 type Client struct {
 	http http.Client
-	dir  string
+	base string // of URLs
+	at   string // for messages
 }
 
 var _ Backend = (*Client)(nil)
 
-// An UnreachableError says that no control plane answers for a directory.
+// An UnreachableError says that no control plane answers in a directory, or at a URL.
 type UnreachableError struct {
-	Dir string
+	At  string
 	Err error
 }
 
 // Error says what to do.
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("admin: no control plane answers in %s (is mesh serve running there?): %v", e.Dir, e.Err)
+	return fmt.Sprintf("admin: no control plane answers in %s (is mesh serve running there?): %v", e.At, e.Err)
 }
 
 // Unwrap returns Err.
@@ -47,7 +48,7 @@ func NewClient(dir string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{dir: dir}
+	c := &Client{base: "http://admin", at: dir}
 	c.http = http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -72,21 +73,18 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if e, ok := errors.AsType[*url.Error](err); ok { // its URL means nothing here
-			err = e.Err
-		}
-		return &UnreachableError{c.dir, err}
+		return c.unreachable(err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 2*wire.MaxBundleBytes))
 	if err != nil {
-		return &UnreachableError{c.dir, err}
+		return &UnreachableError{c.at, err}
 	}
 	if resp.StatusCode != http.StatusOK {
 		e := &Error{Status: resp.StatusCode}
@@ -99,4 +97,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return fmt.Errorf("admin: answer of %s: %w", path, err)
 	}
 	return nil
+}
+
+func (c *Client) unreachable(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok { // its URL adds nothing
+		err = e.Err
+	}
+	return &UnreachableError{c.at, err}
 }

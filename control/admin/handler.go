@@ -37,6 +37,7 @@ func (h handler) routes() []route {
 		{"GET /v1/members", Viewer, h.members},
 		{"GET /v1/status", Viewer, h.status},
 		{"GET /v1/audit", Admin, h.audit},
+		{"GET /v1/snapshot", Admin, h.snapshot},
 		{"GET /v1/bootstrap", Viewer, h.bootstrap},
 		{"POST /v1/tokens", Admin, h.createToken},
 		{"GET /v1/tokens", Admin, h.tokens},

@@ -37,7 +37,7 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 func Open(path string) (*Bolt, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w (restore it from a backup)", err)
+		return nil, fmt.Errorf("store: %w (restore it from a snapshot)", err)
 	}
 	if info.Size() == 0 { // bbolt would make a new one of it
 		return nil, &CorruptError{path, errors.New("it is empty")}

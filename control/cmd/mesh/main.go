@@ -122,7 +122,11 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "the control plane's directory; by default $MESH_DIR or ./mesh-data")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.replicaCommand(), a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.policyCommand(), a.membersCommand(), a.keyringCommand(), a.statusCommand(), a.auditCommand(), a.explainCommand())
+	root.AddCommand(
+		a.initCommand(), a.serveCommand(), a.replicaCommand(), a.snapshotCommand(),
+		a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.keyringCommand(),
+		a.policyCommand(), a.explainCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(),
+	)
 	a.mark(root)
 	return root
 }
