@@ -91,8 +91,12 @@ func (c *conn) whyNotWritten(err error) error {
 // resetWait bounds how long a side waits to send or to receive the reason for a reset.
 const resetWait = 100 * time.Millisecond
 
-func parseReset(b []byte) error {
+// parseReset reads why the peer ends the connection.
+func (c *netConn) parseReset(b []byte) error {
 	if d, ok := parseDenied(b); ok {
+		if c.refused != nil {
+			c.refused(d)
+		}
 		return d
 	}
 	return syscall.ECONNRESET

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,8 @@ type Stats struct {
 	Revoked uint64
 	// Reused counts dials that needed no handshake, since an earlier connection to the endpoint could be used again.
 	Reused uint64
+	// Early counts calls of ours that were not made since the callee was sure to deny them. They are in none of the others.
+	Early uint64
 }
 
 // Stats returns the counters.
@@ -46,6 +49,7 @@ type decisionLog struct {
 	cuts       atomic.Uint64
 	handshakes atomic.Uint64
 	revoked    atomic.Uint64
+	notCalled  atomic.Uint64
 
 	mu      sync.Mutex
 	tokens  float64
@@ -66,7 +70,7 @@ func newDecisionLog(log *slog.Logger, sample int) *decisionLog {
 func (l *decisionLog) stats() Stats {
 	s := Stats{
 		WouldDeny: l.would[policy.Deny].Load(), WouldAllow: l.would[policy.Allow].Load(),
-		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(), Revoked: l.revoked.Load(),
+		Cut: l.cuts.Load(), HandshakesFailed: l.handshakes.Load(), Revoked: l.revoked.Load(), Early: l.notCalled.Load(),
 	}
 	for i := range l.counts {
 		for j := range l.counts[i] {
@@ -108,6 +112,12 @@ func (l *decisionLog) shadow(ctx context.Context, r *policy.Request, d *policy.D
 
 func (l *decisionLog) denied(ctx context.Context, d *DeniedError, r *policy.Request, p Peer) {
 	l.write(ctx, slog.LevelWarn, "denied", deniedAttrs(d, r, p))
+}
+
+// early counts a call of ours that was not made.
+func (l *decisionLog) early(ctx context.Context, d *DeniedError, r *policy.Request, addr netip.AddrPort) {
+	l.notCalled.Add(1)
+	l.write(ctx, slog.LevelWarn, "denied early: not called", deniedAttrs(d, r, Peer{Addr: addr}))
 }
 
 func (l *decisionLog) cut(ctx context.Context, d *DeniedError, r *policy.Request, p Peer) {

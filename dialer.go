@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/intramesh/mesh/policy"
 )
 
 const (
@@ -24,7 +26,8 @@ const (
 // It connects to the least loaded endpoint and tries another when that fails. What answers has shown the
 // certificate of that very service, or Dial fails. The connection has CloseWrite, and [PeerFromConn] tells
 // who answered. If the service's rules refuse it, the first Read or Write returns a *DeniedError: TLS 1.3 lets a client
-// finish before the server has decided.
+// finish before the server has decided. If it did so a moment ago, by rules that are still in force here and there, Dial returns that
+// at once.
 //
 // A connection to another node that both sides have closed properly is kept for a minute, and the next Dial to that endpoint needs no
 // handshake. Its server decides and counts it like a new one, and hears of it with the first Write or Read, or after a few milliseconds.
@@ -58,6 +61,12 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 				last = &DialError{Service: t.service, Port: t.port, Err: err}
 			}
 			break
+		}
+		if alpn[0] == alpnMesh {
+			if d := m.early(ctx, t, p.Key.addr, func(*policy.Request) {}); d != nil {
+				p.Done()
+				return nil, &DialError{Service: t.service, Port: t.port, Addr: p.Key.addr.String(), Attempts: len(tried), Err: d}
+			}
 		}
 		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
 		if err == nil {
@@ -124,6 +133,7 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 		return nil, m.closedOr(err)
 	}
 	n := newNetConn(inner)
+	n.refused = func(d *DeniedError) { m.refusals.add(refuser{t, addr}, d) }
 	if !m.dialed.add(n) {
 		_ = n.Close() // the mesh is closing
 		return nil, ErrClosed

@@ -92,7 +92,7 @@ func (l *link) readFrame() (frame, error) {
 			n, err := l.tls.Read(l.control[len(l.control):l.want])
 			l.control = l.control[:len(l.control)+n]
 			if len(l.control) == l.want {
-				l.readErr = parseReset(l.control)
+				l.readErr = l.net.parseReset(l.control)
 			} else if n == 0 && err != nil {
 				return frame{}, l.truncated(err)
 			}
@@ -111,7 +111,7 @@ func (l *link) readFrame() (frame, error) {
 		case err != nil:
 			l.readErr = err
 		case f.frameType == frameReset && f.n == 0:
-			l.readErr = parseReset(nil)
+			l.readErr = l.net.parseReset(nil)
 		case f.frameType == frameReset:
 			l.want, l.control = f.n, make([]byte, 0, f.n)
 		default:

@@ -94,6 +94,8 @@ type Mesh struct {
 	warm          warm
 	generation    atomic.Pointer[generation]
 	announced     bool // the identity announces changes of the trust bundle
+	refusals      refusals
+	kept          atomic.Int32 // refused HTTP connections
 	balance       *balancers
 	control       controlConn
 	keys          poolKeys

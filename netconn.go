@@ -22,6 +22,8 @@ type netConn struct {
 	local net.Addr
 	// peer is set once, after the handshake and before anybody else sees the connection.
 	peer Peer
+	// refused is told what the peer of a raw connection says when it refuses or cuts it; nil when nobody wants to know.
+	refused func(*DeniedError)
 
 	// A write that times out would leave TLS with half a record sent and is fatal to a *tls.Conn
 	// (golang/go#46977). Under our own framing the rest of the record is instead sent in the background

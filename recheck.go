@@ -78,7 +78,7 @@ func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *pace) {
 	for _, sc := range conns {
 		switch {
 		case k.refused && sc.raw == nil:
-			_ = sc.net.Close() // it waits to be told no for its first request, which was right until now: it may connect anew
+			sc.noLongerRefused()
 		case k.refused:
 		case sc.parked(): // the next stream will be decided
 		case d != nil:

@@ -9,14 +9,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 )
 
-// refuseTimeout bounds telling an HTTP client why its connection is refused.
-const refuseTimeout = 5 * time.Second
-
 // refuse tells a verified peer why it may not connect, in the protocol it speaks, and closes the
-// connection. It blocks, for refuseTimeout at most.
+// connection. It blocks, for keptTimeout at most.
 func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
 	p := t.ConnectionState().NegotiatedProtocol
 	isHTTP := p == alpnHTTP2 || p == alpnHTTP1 || sc.deferred
@@ -28,11 +24,6 @@ func (m *Mesh) refuse(ctx context.Context, sc *serverConn, t *tls.Conn, d *Denie
 	default:
 		_ = t.Close() // a protocol of which we know no word
 	}
-}
-
-// refuseHTTP answers one request with the denial.
-func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError) {
-	serveOne(ctx, sc, t, refuseTimeout, func(w http.ResponseWriter, r *http.Request) { writeDenied(w, r, d) })
 }
 
 // problem is an RFC 9457 problem document.

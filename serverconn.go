@@ -1,8 +1,10 @@
 package mesh
 
 import (
+	"crypto/tls"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh/policy"
@@ -19,6 +21,9 @@ type serverConn struct {
 
 	key   connKey           // guarded by the table's mutex once it is there
 	rules policy.Authorizer // the mesh's, for this connection; nil for a relay
+
+	refusing atomic.Pointer[tls.Conn] // set while HTTP/2 requests on it are told no
+	allowed  atomic.Bool              // it is ending since that is no longer right
 
 	mu       sync.Mutex
 	inflight *inflight // requests under way, the newest first

@@ -20,7 +20,8 @@ import (
 // an Idempotency-Key header), whose body is empty or has GetBody, also when its connection broke before the answer. If
 // the answer to such a request announces its length, RoundTrip returns when the body begins.
 //
-// A denial is a response, 403: see [DeniedFromResponse]. When no endpoint could be reached the error is a *DialError.
+// A denial is a response, 403: see [DeniedFromResponse]. What an endpoint denied a moment ago, by rules that are still in force here
+// and there, it is not asked again: the response is the same. When no endpoint could be reached the error is a *DialError.
 // Unlike http.Transport it does not ask for compression.
 //
 // All calls return the same value, which also has CloseIdleConnections. [Mesh.Close] closes its connections.
@@ -44,7 +45,10 @@ func (m *Mesh) HTTPClient() *http.Client { return &http.Client{Transport: m.Tran
 type transport struct {
 	dial      func(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error)
 	endpoints func(t target) *endpointSet
-	base      *http.Transport // makes http.ClientConns; its own pool stays empty
+	// early returns the response that an endpoint is sure to give, nil when it must be asked; refused is told of those that it gave.
+	early   func(t target, addr netip.AddrPort, req *http.Request) *http.Response
+	refused func(t target, addr netip.AddrPort, resp *http.Response)
+	base    *http.Transport // makes http.ClientConns; its own pool stays empty
 
 	peeks sync.Pool // of *[peekSize]byte
 
@@ -67,6 +71,12 @@ func newTransport(m *Mesh) *transport {
 	t := &transport{
 		dial:      m.dialEndpoint,
 		endpoints: func(t target) *endpointSet { return m.balance.endpoints(t) },
+		early:     m.earlyResponse,
+		refused: func(t target, addr netip.AddrPort, resp *http.Response) {
+			if d, ok := DeniedFromResponse(resp); ok {
+				m.refusals.add(refuser{t, addr}, d)
+			}
+		},
 		base: &http.Transport{
 			DialTLSContext:         dialed,
 			ForceAttemptHTTP2:      true,

@@ -114,6 +114,15 @@ func (r *roundTrip) run() (*http.Response, error) {
 			}
 			break
 		}
+		if resp := r.transport.early(r.target, p.Key.addr, &r.out); resp != nil {
+			p.Done()
+			if r.body != nil {
+				r.body.settle()
+				_ = r.body.Close()
+			}
+			resp.Request = r.req
+			return resp, nil
+		}
 		resp, again, err := r.try(view, &p, fresh)
 		if err == nil {
 			return resp, nil
@@ -181,7 +190,11 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		_ = resp.Body.Close()
 		return nil, again, r.wrap(u, err)
 	}
-	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusForbidden && resp.Header.Get(deniedHeader) != "" {
+	denied := resp.StatusCode == http.StatusForbidden && resp.Header.Get(deniedHeader) != ""
+	if denied {
+		r.transport.refused(r.target, p.Key.addr, resp)
+	}
+	if resp.StatusCode >= 500 || denied {
 		u.picked.Rejected(took)
 	} else {
 		if !reused {

@@ -2,6 +2,7 @@ package meshgrpc
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ type meshBalancer struct {
 
 // UpdateState is called, one call at a time, when a connection changes state or discovery does.
 func (b *meshBalancer) UpdateState(s balancer.State) {
-	p := &picker{set: b.set, ready: make(map[string]balancer.Picker)}
+	p := &picker{set: b.set, ready: make(map[string]endpoint)}
 	var ready []balance.Endpoint[string]
 	var idle []func()
 	for _, c := range endpointsharding.ChildStatesFromPicker(s.Picker) {
@@ -56,7 +57,8 @@ func (b *meshBalancer) UpdateState(s balancer.State) {
 		case connectivity.Ready:
 			e := balanceEndpoint(c.Endpoint)
 			ready = append(ready, e)
-			p.ready[e.Key] = c.State.Picker
+			to, _ := c.Endpoint.Attributes.Value(calleeKey{}).(callee)
+			p.ready[e.Key] = endpoint{c.State.Picker, to, known(c.Endpoint).Addr}
 		case connectivity.Idle:
 			idle = append(idle, c.ExitIdle)
 		}
@@ -76,8 +78,13 @@ func (b *meshBalancer) UpdateState(s balancer.State) {
 // endpointKey is the attribute of a resolver.Endpoint that holds what discovery said of it.
 type endpointKey struct{}
 
-func balanceEndpoint(e resolver.Endpoint) balance.Endpoint[string] {
+func known(e resolver.Endpoint) discovery.Endpoint {
 	known, _ := e.Attributes.Value(endpointKey{}).(discovery.Endpoint)
+	return known
+}
+
+func balanceEndpoint(e resolver.Endpoint) balance.Endpoint[string] {
+	known := known(e)
 	b := balance.Endpoint[string]{Key: e.Addresses[0].Addr, Weight: known.Weight}
 	if known.Suspect {
 		b.Tier = 1
@@ -87,8 +94,15 @@ func balanceEndpoint(e resolver.Endpoint) balance.Endpoint[string] {
 
 type picker struct {
 	set   *balance.Set[string]
-	ready map[string]balancer.Picker
-	wake  func() // connects the idle ones
+	ready map[string]endpoint // by address
+	wake  func()              // connects the idle ones
+}
+
+// endpoint is one that is connected.
+type endpoint struct {
+	balancer.Picker
+	callee
+	addr netip.AddrPort
 }
 
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
@@ -103,6 +117,10 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		use.Done()
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
+	if denied := one.early(info); denied != nil {
+		use.Done()
+		return balancer.PickResult{}, denied
+	}
 	res, err := one.Pick(info)
 	if err != nil {
 		use.Done()
@@ -113,6 +131,7 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	res.Done = func(di balancer.DoneInfo) {
 		use := held
 		report(&use, di, latency(info.Ctx, start))
+		one.refused(di.Err)
 		use.Done()
 		if done != nil {
 			done(di)

@@ -56,7 +56,7 @@ func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ reso
 		return nil, fmt.Errorf("meshgrpc: %w", err)
 	}
 	w := &watcher{
-		from: b.mesh.Discovery(), cc: cc, target: t.Endpoint(), service: service, port: port,
+		mesh: b.mesh, from: b.mesh.Discovery(), cc: cc, target: t.Endpoint(), service: service, port: port,
 		done: make(chan struct{}),
 	}
 	w.wg.Go(w.run)
@@ -65,6 +65,7 @@ func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ reso
 
 // watcher is a resolver.Resolver that follows discovery.
 type watcher struct {
+	mesh                  *mesh.Mesh
 	from                  discovery.Resolver
 	cc                    resolver.ClientConn
 	target, service, port string
@@ -120,7 +121,7 @@ func (w *watcher) usable(all []discovery.Endpoint) []resolver.Endpoint {
 				Addr:       ep.Addr.String(),
 				Attributes: attributes.New(targetKey{}, w.target),
 			}},
-			Attributes: attributes.New(endpointKey{}, ep),
+			Attributes: attributes.New(endpointKey{}, ep).WithValue(calleeKey{}, callee{w.mesh, w.target}),
 		})
 	}
 	return usable
