@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -148,6 +150,15 @@ func (s operator) request(q admin.Question) (*policy.Request, error) {
 			return nil, fmt.Errorf("path %q does not start with a slash", q.Path)
 		}
 		r.Header = http.Header{}
+	case q.Claims != nil:
+		return nil, errors.New("claims are those of an HTTP request or a gRPC call")
+	}
+	if q.Claims != nil {
+		d := json.NewDecoder(bytes.NewReader(q.Claims))
+		d.UseNumber() // as a verifier does
+		if err := d.Decode(&r.Claims); err != nil {
+			return nil, fmt.Errorf("claims: %w", err)
+		}
 	}
 	return r, nil
 }

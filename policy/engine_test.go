@@ -282,6 +282,25 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A request that is not gRPC is told of its path, not of a gRPC method, and the other way round.
+func TestExplainNamesWhatTheRequestHas(t *testing.T) {
+	e := engine(t, doc("p", "payments", "allow", `"rules":[{"to":[{"methods":["POST"],"paths":["/charge"]},{"grpc":["a.B/C"]}]},{"to":[{"grpc":["a.B/C"]}]},{"to":[{"paths":["/charge"]}]}]`))
+	for want, r := range map[string]*policy.Request{
+		"the path does not match; the gRPC method is not known of this HTTP request; the path does not match": httpRequest(t, "POST", "/x"),
+		"the gRPC method does not match; the gRPC method does not match; the path is not known of this gRPC call": request(t, func(r *policy.Request) {
+			r.Layer, r.GRPCMethod = policy.LayerGRPC, "a.B/D"
+		}),
+	} {
+		var why []string
+		for _, rule := range e.Explain(t.Context(), r).Policies[0].Rules {
+			why = append(why, rule.Why)
+		}
+		if got := strings.Join(why, "; "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestAllowAllocatesNothing(t *testing.T) {
 	e := engine(t, full, doc("other", "*", "deny", `"rules":[{"from":[{"services":["evil"]}]},{"when":[{"key":"request.header.x-bad","values":["*"]}]}]`),
 		doc("dry", "payments", "deny", `"mode":"dryrun","rules":[{"from":[{"services":["evil"]}]}]`),

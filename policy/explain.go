@@ -65,9 +65,9 @@ func (q *query) trace(r *compiledRule) RuleTrace {
 	if f == fieldNotServices {
 		return RuleTrace{Why: "the caller is one of those left out"}
 	}
-	// Would it match if what is not known were known?
-	q.unknownPeer, q.unknownRequest, q.unknownOperation = true, true, true
-	if r.match(q) == matched {
+	// Would it match if what is not known were known? What a request can't have will never be.
+	q.unknownPeer, q.unknownRequest, q.unknownOperation = true, true, q.Layer == LayerConnection
+	if q.foreign(f) || r.match(q) == matched {
 		return RuleTrace{Why: "the " + f.String() + " is not known " + q.where() + q.whyNoToken(f)}
 	}
 	return RuleTrace{Why: "the " + f.String() + " does not match"}

@@ -226,6 +226,29 @@ func (c *conditionMatch) match(q *query) field {
 	return matched
 }
 
+// foreign reports whether no request of the query's layer has the field.
+func (q *query) foreign(f field) bool {
+	switch q.Layer {
+	case LayerHTTP:
+		return f == fieldGRPC
+	case LayerGRPC:
+		return f == fieldHosts || f == fieldMethods || f == fieldPaths
+	default:
+		return false
+	}
+}
+
+// closer returns which of two failures to tell: of the operation that got further, and of one that this layer can have.
+func (q *query) closer(a, b field) field {
+	if a != matched && q.foreign(a) == q.foreign(b) {
+		return max(a, b)
+	}
+	if a == matched || q.foreign(a) {
+		return b
+	}
+	return a
+}
+
 // match decides the whole rule.
 func (r *compiledRule) match(q *query) field {
 	closest := matched
@@ -255,7 +278,7 @@ func (r *compiledRule) matchRequest(q *query) field {
 			closest = matched
 			break
 		}
-		closest = max(closest, f)
+		closest = q.closer(closest, f)
 	}
 	if closest != matched {
 		return closest

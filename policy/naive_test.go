@@ -263,24 +263,23 @@ func condition(c policy.Condition, r *policy.Request, a policy.Action) tri {
 			lines = append(lines, r.Header[name]...) // metadata is in lower case
 		}
 		return byElements(c, lines, a)
-	} else {
-		if r.Claims == nil {
-			return unknown
+	}
+	if r.Claims == nil {
+		return unknown
+	}
+	claim := r.Claims["role"]
+	if strings.HasPrefix(c.Key, "request.jwt.claim.of.x") {
+		claim = r.Claims["of"].(map[string]any)["x"]
+	}
+	switch claim := claim.(type) {
+	case string:
+		lines = []string{claim}
+	case []any:
+		for _, s := range claim {
+			lines = append(lines, s.(string))
 		}
-		claim := r.Claims["role"]
-		if strings.HasPrefix(c.Key, "request.jwt.claim.of.x") {
-			claim = r.Claims["of"].(map[string]any)["x"]
-		}
-		switch claim := claim.(type) {
-		case string:
-			lines = []string{claim}
-		case []any:
-			for _, s := range claim {
-				lines = append(lines, s.(string))
-			}
-		case map[string]any:
-			return unknown
-		}
+	case map[string]any:
+		return unknown
 	}
 	if len(lines) == 0 {
 		return truth(c.Values == nil)
@@ -320,7 +319,7 @@ func byElements(c policy.Condition, lines []string, a policy.Action) tri {
 		if !strings.Contains(line, ",") {
 			continue
 		}
-		for _, e := range strings.Split(line, ",") {
+		for e := range strings.SplitSeq(line, ",") {
 			e = strings.TrimSpace(e)
 			if slices.Contains(c.Values, line) { // the line is asked for, so that its elements need not be
 				every = min(every, -oneOf(c.NotValues, e))

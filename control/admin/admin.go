@@ -8,6 +8,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -67,6 +68,8 @@ type Question struct {
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
 	GRPC   string `json:"grpc,omitempty"`
+	// Claims, an object, are those of the request's token, which is taken as valid; null is without one.
+	Claims json.RawMessage `json:"claims,omitempty"`
 }
 
 // A Member is a process in the mesh.

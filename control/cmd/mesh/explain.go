@@ -12,6 +12,8 @@ import (
 
 func (a *app) explainCommand() *cobra.Command {
 	var q admin.Question
+	var claims []string
+	var token string
 	cmd := &cobra.Command{
 		Use:   "explain FROM TO[:PORT] [METHOD PATH]",
 		Short: "Tell whether FROM may call TO, and why",
@@ -19,9 +21,16 @@ func (a *app) explainCommand() *cobra.Command {
 made of it. With METHOD and PATH it is about an HTTP request, with --grpc about a gRPC call,
 and else about a raw connection. Exits with 1 when it is denied.
 
+With --claim the request has a token that says so: NAME=VALUE, NAME.SUB=VALUE for a member and
+[NAME]=VALUE for a name with dots; the same name again makes a list. With --token the claims
+are those of the token in a file ("-" is the standard input). It is verified here, by the issuers
+in the rules and the keys that they publish, and goes nowhere else; one that does not hold counts for
+nothing, as it does at a member.
+
   mesh explain orders payments POST /charge
   mesh explain orders payments:ledger
-  mesh explain orders payments --grpc pay.v1.Payments/Charge`,
+  mesh explain orders payments --grpc pay.v1.Payments/Charge
+  mesh explain orders payments POST /charge --claim role=admin --claim groups=a --claim groups=b`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 && len(args) != 4 {
 				return fmt.Errorf("want FROM and TO, or FROM, TO, METHOD and PATH; got %d arguments", len(args))
@@ -29,7 +38,15 @@ and else about a raw connection. Exits with 1 when it is denied.
 			if len(args) == 4 && q.GRPC != "" {
 				return fmt.Errorf("METHOD and PATH are for HTTP, --grpc is for gRPC: give one of them")
 			}
-			return nil
+			if (len(claims) > 0 || token != "") && len(args) == 2 && q.GRPC == "" {
+				return fmt.Errorf("a connection has no token: give METHOD and PATH, or --grpc")
+			}
+			if len(claims) == 0 {
+				return nil
+			}
+			var err error
+			q.Claims, err = parseClaims(claims)
+			return err
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.From = args[0]
@@ -37,7 +54,23 @@ and else about a raw connection. Exits with 1 when it is denied.
 			if len(args) == 4 {
 				q.Method, q.Path = args[2], args[3]
 			}
+			var data []byte
+			if token != "" {
+				var err error
+				if _, data, err = readFile(token, cmd.InOrStdin()); err != nil {
+					return err
+				}
+			}
 			return a.client(func(c *admin.Client) error {
+				if token != "" {
+					rules, err := c.Rules(cmd.Context())
+					if err != nil {
+						return err
+					}
+					if q.Claims, err = verifyToken(cmd.Context(), string(data), rules.Documents); err != nil {
+						cmd.PrintErrln("the token does not count:", err)
+					}
+				}
 				e, err := c.Explain(cmd.Context(), q)
 				if err != nil {
 					return err
@@ -53,6 +86,9 @@ and else about a raw connection. Exits with 1 when it is denied.
 		},
 	}
 	cmd.Flags().StringVar(&q.GRPC, "grpc", "", "a gRPC method, pay.v1.Payments/Charge")
+	cmd.Flags().StringArrayVar(&claims, "claim", nil, "a claim of the request's token, NAME=VALUE; may be repeated")
+	cmd.Flags().StringVar(&token, "token", "", "the file with the request's token, - for the standard input")
+	cmd.MarkFlagsMutuallyExclusive("claim", "token")
 	return cmd
 }
 
