@@ -47,7 +47,8 @@
 //
 // # Discovery
 //
-// Package discovery has the interface, and packages below it the gossip and a fixed list. It is never asked who somebody
+// Package discovery has the interface, and packages below it the gossip, a fixed list, and what others list: files, DNS,
+// Kubernetes, Consul. Any of them is Config.Discovery, or, beside the gossip, Config.AlsoDiscovery. It is never asked who somebody
 // is: an endpoint is an address to try.
 //
 // # Policy

@@ -110,6 +110,7 @@ func (m *Mesh) connect(ctx context.Context, b *Bootstrap) error {
 			return err
 		}
 	}
+	m.discover()
 	m.balance = newBalancers(withControl{m.discovery, control})
 	if m.rules == nil {
 		return nil
@@ -188,7 +189,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	m.closers = append(m.closers, func(ctx context.Context) error {
 		return errors.Join(g.Leave(ctx), g.Close())
 	})
-	m.discovery, m.instance = g, g.Instance()
+	m.discovery, m.gossip, m.instance = g, g, g.Instance()
 	return nil
 }
 

@@ -83,9 +83,9 @@ func (m *Mesh) peersJoin(ctx context.Context) (j *wire.Join) {
 
 // answerJoin tells a peer how to gossip, with members that are there now: the control plane may not be.
 func (m *Mesh) answerJoin() (status int, body []byte) {
-	g, ok := m.discovery.(*gossip.Member)
+	g := m.gossip
 	keys := m.keys.get()
-	if !ok || keys == nil {
+	if g == nil || keys == nil {
 		return http.StatusNotFound, nil
 	}
 	j := wire.Join{GossipKeys: keys, Seeds: []string{g.Addr().String()}}

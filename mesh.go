@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/names"
@@ -34,6 +36,10 @@ type Config struct {
 	// Discovery finds the endpoints of services. If it is a discovery.Registrar too, Listen announces to it. Whoever
 	// made it closes it, after the mesh.
 	Discovery discovery.Resolver
+	// AlsoDiscovery is given Discovery, or the gossip of the Bootstrap, and returns what is used instead. It is for services
+	// that somebody else lists, such as Kubernetes: discovery.Behind(source). What it returns is closed by the mesh if it is
+	// an io.Closer; the source by whoever made it, after the mesh. It may be nil.
+	AlsoDiscovery func(discovery.Resolver) discovery.Resolver
 	// Policy decides who may call this service. Nil, without a Bootstrap, denies everybody.
 	Policy policy.Authorizer
 	// Also is asked whenever Policy, or the rules of the Bootstrap, have allowed: both must. It is for what no rule can say, and
@@ -73,6 +79,7 @@ type Mesh struct {
 	identity    identity.Source
 	credential  *identity.Credential
 	discovery   discovery.Resolver
+	gossip      *gossip.Member // nil outside of a pool
 	policy      policy.Authorizer
 	log         *slog.Logger
 	trace       *Trace
@@ -200,10 +207,8 @@ func (m *Mesh) start(ctx context.Context) error {
 			return err
 		}
 	}
-	if m.discovery == nil {
-		m.discovery = static.New()
-	}
 	if m.balance == nil {
+		m.discover()
 		m.balance = newBalancers(m.discovery)
 	}
 	rules, trust := changed(m.policy), changed(m.identity)
@@ -212,6 +217,19 @@ func (m *Mesh) start(ctx context.Context) error {
 	m.spawn(func() { m.watch(m.ctx) })
 	m.log.Info("joined the mesh", "service", m.service, "trust_domain", m.trustDomain.Name())
 	return nil
+}
+
+// discover completes what is known with Config.AlsoDiscovery.
+func (m *Mesh) discover() {
+	if m.discovery == nil {
+		m.discovery = static.New()
+	}
+	if also := m.cfg.AlsoDiscovery; also != nil {
+		m.discovery = also(m.discovery)
+		if c, ok := m.discovery.(io.Closer); ok {
+			m.closers = append(m.closers, func(context.Context) error { return c.Close() })
+		}
+	}
 }
 
 // openPolicy makes the Authorizer. With a Bootstrap it begins with the last good rules, before the first handshake: they may

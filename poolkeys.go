@@ -42,8 +42,8 @@ func (k *poolKeys) names() string {
 
 // changeKeys takes the pool's new keys from the control plane, and remembers them for the next start.
 func (m *Mesh) changeKeys(ctx context.Context) error {
-	g, ok := m.discovery.(*gossip.Member)
-	if !ok {
+	g := m.gossip
+	if g == nil {
 		return errKeysChanged // can't be: who has no keys does not ask
 	}
 	j, err := m.controlJoin(ctx)

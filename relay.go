@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
@@ -143,7 +142,7 @@ func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
 		}
 		addrs = append(addrs, found...)
 	}
-	if g, ok := m.discovery.(*gossip.Member); ok {
+	if g := m.gossip; g != nil {
 		for _, p := range g.Members() {
 			if !p.Self && p.Suspect.IsZero() && len(p.Endpoints) > 0 && p.Endpoints[0].Service != wire.ControlService {
 				addrs = append(addrs, p.Endpoints[0].Addr)

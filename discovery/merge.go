@@ -5,7 +5,6 @@ import (
 	"context"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,11 +54,17 @@ func Merge(sources ...Resolver) *Merged {
 	return m
 }
 
+// Behind returns a function that merges these sources behind the one that it is given. It is what mesh.Config.AlsoDiscovery takes.
+// Programs that merge nothing do not link this.
+func Behind(sources ...Resolver) func(Resolver) Resolver {
+	return func(first Resolver) Resolver { return Merge(append([]Resolver{first}, sources...)...) }
+}
+
 // Lookup implements [Resolver].
 func (m *Merged) Lookup(service string) Snapshot {
 	e := (*m.known.Load())[service]
 	if e == nil || e.outdated() {
-		e = m.refresh(service)
+		e = m.refresh(service, nil)
 	}
 	return Snapshot{Endpoints: e.endpoints, Changed: e.changed}
 }
@@ -111,11 +116,14 @@ func (e *merged) outdated() bool {
 	return false
 }
 
-// refresh returns what the sources say now.
-func (m *Merged) refresh(service string) *merged {
+// refresh returns what the sources say now; nil if following is the channel of a service that was forgotten.
+func (m *Merged) refresh(service string, following chan struct{}) *merged {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was := m.find(service)
+	if following != nil && (was == nil || was.forgotten != following) {
+		return nil
+	}
 	if was != nil && !was.outdated() {
 		return was
 	}
@@ -129,7 +137,9 @@ func (m *Merged) refresh(service string) *merged {
 	e.endpoints = merge(lists)
 	switch {
 	case was == nil && !m.closed:
-		m.wg.Go(func() { m.follow(service, e.forgotten) })
+		for i := range e.parts {
+			m.wg.Go(func() { m.follow(service, i, e) })
+		}
 	case was == nil:
 	case slices.Equal(was.endpoints, e.endpoints):
 		e.changed, e.forgotten = was.changed, was.forgotten
@@ -174,26 +184,19 @@ func (m *Merged) store(service string, e *merged) {
 	m.unknown[service] = e
 }
 
-// follow keeps a service's entry up to date until it is forgotten.
-func (m *Merged) follow(service string, forgotten chan struct{}) {
+// follow asks the sources again whenever one of them, i, has something new, until the service is forgotten.
+func (m *Merged) follow(service string, i int, e *merged) {
 	for {
-		m.mu.Lock()
-		e := m.find(service)
-		m.mu.Unlock()
-		if e == nil || e.forgotten != forgotten {
+		select {
+		case <-e.parts[i]:
+		case <-e.forgotten:
+			return
+		case <-m.ctx.Done():
 			return
 		}
-		cases := []reflect.SelectCase{
-			{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(m.ctx.Done())},
-			{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(forgotten)},
-		}
-		for _, c := range e.parts {
-			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(c)})
-		}
-		if i, _, _ := reflect.Select(cases); i < 2 {
+		if e = m.refresh(service, e.forgotten); e == nil {
 			return
 		}
-		m.refresh(service)
 	}
 }
 
