@@ -31,7 +31,7 @@ func (m *Mesh) allListeners() []*listener {
 }
 
 // announce tells discovery about a listener.
-func (m *Mesh) announce(ctx context.Context, l *listener, s discovery.State) error {
+func (m *Mesh) announce(ctx context.Context, l *listener) error {
 	r, ok := m.discovery.(discovery.Registrar)
 	if !ok {
 		return nil
@@ -40,10 +40,9 @@ func (m *Mesh) announce(ctx context.Context, l *listener, s discovery.State) err
 	if err != nil {
 		return err
 	}
-	ep.State = s
 	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
-	return r.Register(ctx, ep)
+	return m.announceState(ctx, r, ep)
 }
 
 // withdraw takes a listener back.

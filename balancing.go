@@ -2,10 +2,7 @@ package mesh
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -110,7 +107,7 @@ func (s *endpointSet) refresh(seen *endpointView) *endpointView {
 var errAllTried = errors.New("all endpoints were tried")
 
 // pick chooses an endpoint that was not tried. Without an error the caller owes the outcome and
-// Done. The error is errAllTried, or wraps [ErrNoEndpoints] and says what discovery knows.
+// Done. The error is errAllTried, or a [*NoEndpointsError].
 func (s *endpointSet) pick(tried ...endpoint) (picked, error) {
 	v := s.current()
 	if p, ok := s.set.Pick(tried...); ok {
@@ -119,33 +116,7 @@ func (s *endpointSet) pick(tried ...endpoint) (picked, error) {
 	if len(v.usable) > 0 {
 		return picked{}, errAllTried
 	}
-	return picked{}, fmt.Errorf("%w: %s", ErrNoEndpoints, v.explain(s.target))
-}
-
-// explain says why no endpoint is usable.
-func (v *endpointView) explain(t target) string {
-	if len(v.all) == 0 {
-		return "discovery does not know the service"
-	}
-	var ports []string
-	states := make(map[discovery.State]int)
-	for _, ep := range v.all {
-		ports = append(ports, portName(ep.Port))
-		if ep.Port == t.port {
-			states[ep.State]++
-		}
-	}
-	if len(states) == 0 {
-		slices.Sort(ports)
-		return fmt.Sprintf("no port %s; known ports: %s", portName(t.port), strings.Join(slices.Compact(ports), ", "))
-	}
-	var parts []string
-	for _, st := range []discovery.State{discovery.Starting, discovery.Draining} {
-		if n := states[st]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, st))
-		}
-	}
-	return strings.Join(parts, ", ")
+	return picked{}, NewNoEndpointsError(s.target.port, v.all)
 }
 
 func portName(port string) string {

@@ -62,8 +62,12 @@ func TestNoEndpointsSaysWhatIsKnown(t *testing.T) {
 				"mesh: dial payments: no endpoints: 1 starting, 2 draining",
 			},
 			{
+				[]discovery.Endpoint{ep("", discovery.Draining), {Service: "payments", State: discovery.Draining, Suspect: true}},
+				"mesh: dial payments: no endpoints: 1 draining, 1 suspect",
+			},
+			{
 				[]discovery.Endpoint{ep("web", 0), ep("admin", discovery.Draining), ep("web", 0)},
-				"mesh: dial payments: no endpoints: no port default; known ports: admin, web",
+				"mesh: dial payments: no endpoints: no such port; known ports: admin, web",
 			},
 		} {
 			orders := n.JoinConfig(t, mesh.Config{Service: "orders", Discovery: tell(c.known...)})

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
+	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/policy"
 )
 
@@ -19,8 +21,73 @@ func (*closedError) Error() string        { return "mesh: closed" }
 func (*closedError) Is(target error) bool { return target == net.ErrClosed }
 
 // ErrNoEndpoints is inside a [DialError] when discovery knows no endpoint of the
-// service that takes traffic.
+// service that takes traffic. A [*NoEndpointsError] tells what it knows.
 var ErrNoEndpoints = errors.New("no endpoints")
+
+// A NoEndpointsError tells what discovery knows of a service, none of which takes traffic. errors.Is(err,
+// ErrNoEndpoints) holds.
+type NoEndpointsError struct {
+	// Ports are the service's named ports, "" for the default one, when none is the one that was dialed. With neither
+	// Ports nor endpoints the service is unknown.
+	Ports []string
+	// Starting and Draining count the port's endpoints that say so of themselves, Suspect those of them that seem to
+	// be gone.
+	Starting, Draining, Suspect int
+}
+
+// NewNoEndpointsError describes what is known of a service when none of it can be used for a port; it is for adapters.
+func NewNoEndpointsError(port string, known []discovery.Endpoint) *NoEndpointsError {
+	e := new(NoEndpointsError)
+	for _, ep := range known {
+		switch {
+		case ep.Port != port:
+			e.Ports = append(e.Ports, ep.Port)
+		case ep.Suspect:
+			e.Suspect++
+		case ep.State == discovery.Starting:
+			e.Starting++
+		case ep.State == discovery.Draining:
+			e.Draining++
+		}
+	}
+	if e.Starting+e.Draining+e.Suspect > 0 {
+		e.Ports = nil
+	}
+	slices.Sort(e.Ports)
+	e.Ports = slices.Compact(e.Ports)
+	return e
+}
+
+// Error lists what is known: "no endpoints: 3 draining, 1 suspect".
+func (e *NoEndpointsError) Error() string {
+	return ErrNoEndpoints.Error() + ": " + e.known()
+}
+
+func (e *NoEndpointsError) known() string {
+	if len(e.Ports) > 0 {
+		names := make([]string, len(e.Ports))
+		for i, p := range e.Ports {
+			names[i] = portName(p)
+		}
+		return "no such port; known ports: " + strings.Join(names, ", ")
+	}
+	var parts []string
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{e.Starting, "starting"}, {e.Draining, "draining"}, {e.Suspect, "suspect"}} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	if parts == nil {
+		return "discovery does not know the service"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Is makes it an ErrNoEndpoints.
+func (e *NoEndpointsError) Is(target error) bool { return target == ErrNoEndpoints }
 
 // A DialError says why a service could not be reached. It is returned by [Mesh.Dial] and,
 // inside a *url.Error, by the HTTP client.

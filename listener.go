@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/internal/names"
 )
 
@@ -80,7 +79,7 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 		l.cancel()
 		return nil, errors.Join(err, inner.Close())
 	}
-	if err := m.announce(ctx, l, discovery.Ready); err != nil {
+	if err := m.announce(ctx, l); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: listen: announce %s: %w", joinTarget(m.service, l.port), err), l.Close())
 	}
 	return l, nil

@@ -106,6 +106,7 @@ type Mesh struct {
 	balance       *balancers
 	control       controlConn
 	keys          poolKeys
+	ready         readiness
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -285,7 +286,7 @@ const drainPause = 500 * time.Millisecond
 // second, closes the listeners, waits until the connections and requests under way have ended, and then closes everything
 // as Close does. When ctx ends first it closes what is left and returns ctx's error.
 func (m *Mesh) Shutdown(ctx context.Context) error {
-	m.drainOnce.Do(func() { close(m.draining) })
+	m.drains()
 	err := m.drain(ctx)
 	return errors.Join(err, m.close(ctx))
 }
@@ -295,7 +296,7 @@ func (m *Mesh) drain(ctx context.Context) error {
 	if len(listeners) > 0 {
 		for _, l := range listeners {
 			l.lot.empty()
-			if err := m.announce(ctx, l, discovery.Draining); err != nil {
+			if err := m.announce(ctx, l); err != nil {
 				m.log.Warn("could not announce that this process drains", "port", l.port, "error", err)
 			}
 		}
@@ -329,7 +330,7 @@ func (m *Mesh) drain(ctx context.Context) error {
 // Close ends everything now: listeners, connections, gossip. It returns when nothing of the mesh is left running.
 // Closing twice is harmless.
 func (m *Mesh) Close() error {
-	m.drainOnce.Do(func() { close(m.draining) })
+	m.drains()
 	// A closed mesh still says goodbye, briefly: others need not find out by themselves.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/discovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -12,25 +13,23 @@ import (
 
 // RegisterHealth registers the standard health service
 // (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). Everything that s has
-// registered is SERVING, until m drains or is closed. Like any method, its own ("grpc.health.v1.Health/Check") can be
+// registered is SERVING while m is ready: see [mesh.Mesh.SetReady]. Like any method, its own ("grpc.health.v1.Health/Check") can be
 // called by those whom the rules allow.
 func RegisterHealth(s *grpc.Server, m *mesh.Mesh) {
-	healthpb.RegisterHealthServer(s, &health{server: s, draining: m.Draining()})
+	healthpb.RegisterHealthServer(s, &health{server: s, mesh: m})
 }
 
 type health struct {
 	healthpb.UnimplementedHealthServer
-	server   *grpc.Server
-	draining <-chan struct{}
+	server *grpc.Server
+	mesh   *mesh.Mesh
 }
 
 func (h *health) status() healthpb.HealthCheckResponse_ServingStatus {
-	select {
-	case <-h.draining:
+	if state, _ := h.mesh.State(); state != discovery.Ready {
 		return healthpb.HealthCheckResponse_NOT_SERVING
-	default:
-		return healthpb.HealthCheckResponse_SERVING
 	}
+	return healthpb.HealthCheckResponse_SERVING
 }
 
 // knows reports whether there is such a service; the empty name is the server as a whole.
@@ -57,26 +56,34 @@ func (h *health) List(context.Context, *healthpb.HealthListRequest) (*healthpb.H
 	return &healthpb.HealthListResponse{Statuses: statuses}, nil
 }
 
-// Watch tells the status now and once more when the mesh drains; then it ends with UNAVAILABLE, since a
+// Watch tells the status now and whenever it changes. When the mesh drains it ends with UNAVAILABLE, since a
 // stream without end would keep GracefulStop waiting. An unknown service stays unknown: all are registered before
 // the server serves.
 func (h *health) Watch(r *healthpb.HealthCheckRequest, s healthpb.Health_WatchServer) error {
-	now := h.status()
-	if !h.knows(r.GetService()) {
-		now = healthpb.HealthCheckResponse_SERVICE_UNKNOWN
-	}
-	if err := s.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
-		return err
-	}
-	select {
-	case <-h.draining:
-	case <-s.Context().Done():
-		return status.FromContextError(s.Context().Err()).Err()
-	}
-	if now == healthpb.HealthCheckResponse_SERVING {
-		if err := s.Send(&healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}); err != nil {
-			return err
+	known := h.knows(r.GetService())
+	said := healthpb.HealthCheckResponse_UNKNOWN
+	for {
+		state, changed := h.mesh.State()
+		now := healthpb.HealthCheckResponse_NOT_SERVING
+		switch {
+		case !known:
+			now = healthpb.HealthCheckResponse_SERVICE_UNKNOWN
+		case state == discovery.Ready:
+			now = healthpb.HealthCheckResponse_SERVING
+		}
+		if now != said {
+			if err := s.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
+				return err
+			}
+			said = now
+		}
+		if state == discovery.Draining {
+			return status.Error(codes.Unavailable, "the server is draining")
+		}
+		select {
+		case <-changed:
+		case <-s.Context().Done():
+			return status.FromContextError(s.Context().Err()).Err()
 		}
 	}
-	return status.Error(codes.Unavailable, "the server is draining")
 }

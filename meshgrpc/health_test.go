@@ -40,6 +40,12 @@ func TestHealthFollowsReadiness(t *testing.T) {
 	if r, err := watch.Recv(); err != nil || r.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 		t.Errorf("Watch: %v, %v", r, err)
 	}
+	for ready, want := range []healthpb.HealthCheckResponse_ServingStatus{healthpb.HealthCheckResponse_NOT_SERVING, healthpb.HealthCheckResponse_SERVING} {
+		payments.SetReady(ready == 1)
+		if r, err := watch.Recv(); err != nil || r.GetStatus() != want {
+			t.Errorf("Watch of SetReady: %v, %v, want %v", r, err, want)
+		}
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := payments.Shutdown(t.Context()); err != nil {

@@ -92,7 +92,7 @@ func (w *watcher) run() {
 			_ = w.cc.UpdateState(resolver.State{Endpoints: eps})
 		} else {
 			// Connections that exist stay in use: better stale than none.
-			w.cc.ReportError(&mesh.DialError{Service: w.service, Port: w.port, Err: noneUsable(len(snap.Endpoints))})
+			w.cc.ReportError(&mesh.DialError{Service: w.service, Port: w.port, Err: mesh.NewNoEndpointsError(w.port, snap.Endpoints)})
 		}
 		select {
 		case <-snap.Changed:
@@ -100,13 +100,6 @@ func (w *watcher) run() {
 			return
 		}
 	}
-}
-
-func noneUsable(known int) error {
-	if known == 0 {
-		return fmt.Errorf("%w: discovery does not know the service", mesh.ErrNoEndpoints)
-	}
-	return fmt.Errorf("%w: of %d that discovery knows none is ready on this port", mesh.ErrNoEndpoints, known)
 }
 
 // usable returns the endpoints that want traffic.
