@@ -67,7 +67,7 @@ func TestNoEndpointsSaysWhatIsKnown(t *testing.T) {
 			},
 			{
 				[]discovery.Endpoint{ep("web", 0), ep("admin", discovery.Draining), ep("web", 0)},
-				"mesh: dial payments: no endpoints: no such port; known ports: admin, web",
+				"mesh: dial payments: no endpoints: no port default; known ports: admin, web",
 			},
 		} {
 			orders := n.JoinConfig(t, mesh.Config{Service: "orders", Discovery: tell(c.known...)})

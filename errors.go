@@ -27,6 +27,8 @@ var ErrNoEndpoints = errors.New("no endpoints")
 // A NoEndpointsError tells what discovery knows of a service, none of which takes traffic. errors.Is(err,
 // ErrNoEndpoints) holds.
 type NoEndpointsError struct {
+	// Port is the named port that was dialed, "" for the default one.
+	Port string
 	// Ports are the service's named ports, "" for the default one, when none is the one that was dialed. With neither
 	// Ports nor endpoints the service is unknown.
 	Ports []string
@@ -37,7 +39,7 @@ type NoEndpointsError struct {
 
 // NewNoEndpointsError describes what is known of a service when none of it can be used for a port; it is for adapters.
 func NewNoEndpointsError(port string, known []discovery.Endpoint) *NoEndpointsError {
-	e := new(NoEndpointsError)
+	e := &NoEndpointsError{Port: port}
 	for _, ep := range known {
 		switch {
 		case ep.Port != port:
@@ -69,7 +71,7 @@ func (e *NoEndpointsError) known() string {
 		for i, p := range e.Ports {
 			names[i] = portName(p)
 		}
-		return "no such port; known ports: " + strings.Join(names, ", ")
+		return "no port " + portName(e.Port) + "; known ports: " + strings.Join(names, ", ")
 	}
 	var parts []string
 	for _, part := range []struct {
