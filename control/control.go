@@ -51,17 +51,18 @@ type Server struct {
 	listens   Addresses
 	bundleKey ed25519.PrivateKey
 
-	ca       *ca.CA
-	gate     *enrol.Gate
-	db       store.DB
-	rules    *store.RuleBook
-	replicas *replicas
-	pub      *publisher
-	polls    *polls
-	source   *ca.Source // who this is
-	keyring  *keyring
-	gossip   *gossip.Member
-	mesh     *mesh.Mesh
+	ca        *ca.CA
+	gate      *enrol.Gate
+	db        store.DB
+	rules     *store.RuleBook
+	replicas  *replicas
+	operators *revokedOperators
+	pub       *publisher
+	polls     *polls
+	source    *ca.Source // who this is
+	keyring   *keyring
+	gossip    *gossip.Member
+	mesh      *mesh.Mesh
 
 	ctx     context.Context // ends when closing begins
 	cancel  context.CancelFunc
@@ -114,6 +115,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startMesh(ctx, last); err != nil {
 		return err
 	}
+	if err := s.startAdminListener(ctx, last); err != nil {
+		return err
+	}
 	if s.listens != last {
 		if err := s.listens.save(s.cfg.Dir); err != nil {
 			return err
@@ -140,6 +144,7 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 	}
 	s.onClose(func(context.Context) error { return s.db.Close() })
 	s.replicas = &replicas{table: store.Table[replica]{DB: s.db, Kind: store.KindReplicas}}
+	s.operators = &revokedOperators{table: store.Table[time.Time]{DB: s.db, Kind: store.KindOperators}}
 	if err := s.replicas.refresh(ctx); err != nil {
 		return err
 	}
@@ -184,7 +189,11 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 
 // Addresses returns where members reach the server.
 func (s *Server) Addresses() Addresses {
-	return Addresses{s.reach(s.listens.CA), s.reach(s.listens.Mesh), s.reach(s.listens.Gossip)}
+	a := Addresses{CA: s.reach(s.listens.CA), Mesh: s.reach(s.listens.Mesh), Gossip: s.reach(s.listens.Gossip)}
+	if s.listens.Admin != "" {
+		a.Admin = s.reach(s.listens.Admin)
+	}
+	return a
 }
 
 func (s *Server) reach(listen string) string {

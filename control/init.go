@@ -57,6 +57,9 @@ func Init(dir string, s Settings) (err error) {
 	if err := writeKeys(dir); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
+	if err := createAdmin(dir); err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
 	if err := createStore(dir, s); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Addresses struct {
 	Mesh string `json:"mesh"`
 	// Gossip is used for UDP and TCP.
 	Gossip string `json:"gossip"`
+	// Admin takes operators from elsewhere; "" for none.
+	Admin string `json:"admin,omitempty"`
 }
 
 // Those that a server listens on are in run.json, since members that enrolled know the ports.

@@ -13,7 +13,7 @@ import (
 // replicaFiles are what all control planes of a mesh have in common, below their directories. The root's key is
 // not among them: it is not needed to run.
 func replicaFiles(from string) ([]string, error) {
-	files := []string{gossipKeyFile, bundleKeyFile, sealKeyFile}
+	files := []string{gossipKeyFile, bundleKeyFile, sealKeyFile, adminDir + "/ca.crt", adminDir + "/ca.key"}
 	err := fs.WalkDir(os.DirFS(from), caDir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && path != caDir+"/root.key" {
 			files = append(files, path)

@@ -56,6 +56,9 @@ type Listen struct {
 	Mesh string `yaml:"mesh"`
 	// Gossip is used for UDP and TCP; the default port is 7442.
 	Gossip string `yaml:"gossip"`
+	// Admin takes operators who call from elsewhere, with a client certificate: "127.0.0.1:7443". "" is nowhere:
+	// then there is the unix socket alone.
+	Admin string `yaml:"admin"`
 }
 
 // settingsFile is written last: a directory without it is not a control plane's.
@@ -101,7 +104,10 @@ func (s Settings) check() error {
 	if strings.ContainsAny(s.Advertise, "/@ []") {
 		return fmt.Errorf("advertise: %q is not a host name or an IP address", s.Advertise)
 	}
-	for name, addr := range map[string]string{"ca": s.Listen.CA, "mesh": s.Listen.Mesh, "gossip": s.Listen.Gossip} {
+	for name, addr := range map[string]string{"ca": s.Listen.CA, "mesh": s.Listen.Mesh, "gossip": s.Listen.Gossip, "admin": s.Listen.Admin} {
+		if name == "admin" && addr == "" {
+			continue
+		}
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return fmt.Errorf("listen.%s: %q is not of the form host:port", name, addr)
@@ -139,6 +145,7 @@ func (s Settings) file() string {
 		{"  ca: ", strconv.Quote(s.Listen.CA), "certificate authority, HTTPS"},
 		{"  mesh: ", strconv.Quote(s.Listen.Mesh), "members' connections, mTLS"},
 		{"  gossip: ", strconv.Quote(s.Listen.Gossip), "UDP and TCP"},
+		{"  admin: ", strconv.Quote(s.Listen.Admin), "operators from elsewhere, mTLS: \":7443\"; empty for none"},
 		{"store: ", strconv.Quote(s.Store), "empty for a file here, or etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE"},
 		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
 		{"audit_lifetime: ", short(s.AuditLifetime), "of an entry of the audit log"},

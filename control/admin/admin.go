@@ -40,6 +40,7 @@ type Backend interface {
 	Rules
 	State
 	Snapshots
+	Identities
 }
 
 // An Error is a refusal with an HTTP status; 400, 404 and 409 are the operator's doing.

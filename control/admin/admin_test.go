@@ -28,11 +28,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type backend struct{ err error }
 
 func (b backend) CreateToken(context.Context, enrol.Spec) (admin.Created, error) {
-	return admin.Created{}, b.err
+	return admin.Created{Token: enrol.Token{Services: []string{"a"}}}, b.err
 }
 func (b backend) Tokens(context.Context) ([]enrol.Token, error) { return nil, b.err }
 func (b backend) RevokeToken(context.Context, string) (enrol.Token, error) {
-	return enrol.Token{}, b.err
+	return enrol.Token{Services: []string{"a"}}, b.err
 }
 func (b backend) Revoke(context.Context, admin.Revoke) (admin.Revoked, error) {
 	return admin.Revoked{}, b.err
@@ -54,13 +54,18 @@ func (b backend) Apply(context.Context, []policy.Document, admin.ApplyOptions) (
 }
 func (b backend) History(context.Context, int) ([]store.Version, error) { return nil, b.err }
 func (b backend) Version(context.Context, uint64) (store.Rules, error)  { return store.Rules{}, b.err }
+func (b backend) RevokeIdentity(context.Context, string) (admin.Identity, error) {
+	return admin.Identity{}, b.err
+}
 func (b backend) Snapshot(_ context.Context, w io.Writer) error {
 	if b.err == nil {
 		_, _ = w.Write([]byte("x"))
 	}
 	return b.err
 }
-func (b backend) Status(context.Context) (admin.Status, error)           { return admin.Status{}, b.err }
+func (b backend) Status(context.Context) (admin.Status, error) {
+	return admin.Status{Replicas: []admin.Replica{}}, b.err
+}
 func (b backend) Audit(context.Context, int) ([]store.AuditEntry, error) { return nil, b.err }
 func (b backend) Rollback(context.Context, uint64, uint64) (store.Result, error) {
 	return store.Result{}, b.err

@@ -73,11 +73,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body) //nolint:gosec // the operator names the server
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:gosec // the operator names the server
 	if err != nil {
 		return c.unreachable(err)
 	}

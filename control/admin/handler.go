@@ -27,6 +27,7 @@ type route struct {
 
 func (h handler) routes() []route {
 	return []route{
+		{"GET /v1/openapi.json", Viewer, h.openAPI},
 		{"GET /v1/rules", Viewer, h.rules},
 		{"POST /v1/rules", Editor, h.apply},
 		{"DELETE /v1/rules", Editor, h.delete},
@@ -45,11 +46,21 @@ func (h handler) routes() []route {
 		{"POST /v1/revocations", Admin, h.revoke},
 		{"GET /v1/revocations", Viewer, h.revocations},
 		{"DELETE /v1/revocations", Admin, h.unrevoke},
+		{"DELETE /v1/identities/{serial}", Admin, h.revokeIdentity},
 		{"GET /v1/keys", Viewer, h.keys},
 		{"POST /v1/keys", Admin, h.installKey},
 		{"PUT /v1/keys/{id}", Admin, h.useKey},
 		{"DELETE /v1/keys/{id}", Admin, h.removeKey},
 	}
+}
+
+// Routes returns the operations, as patterns of [http.ServeMux], with the role that each takes.
+func Routes() map[string]Role {
+	all := make(map[string]Role)
+	for _, r := range (handler{}).routes() {
+		all[r.pattern] = r.role
+	}
+	return all
 }
 
 type handler struct {

@@ -6,6 +6,7 @@ const (
 	KindRules     = "rules"       // the current version, under one key
 	KindHistory   = "history"     // what each version changed, by version
 	KindRulesData = "rules-data"  // the documents of a version, in parts
+	KindOperators = "operators"   // revoked certificates of operators, by serial number
 	KindAudit     = "audit"       // by time
 	KindReplicas  = "replicas"    // the control planes on this store, by their id
 	KindMesh      = "mesh"        // what must be the same at all replicas

@@ -43,6 +43,8 @@ func main() {
 // app is what the commands share.
 type app struct {
 	dir    string
+	server string // instead of dir
+	cert   string
 	output string
 	called bool // the arguments were in order
 }
@@ -121,11 +123,13 @@ func (a *app) root() *cobra.Command {
 		dir = "mesh-data"
 	}
 	root.PersistentFlags().StringVar(&a.dir, "dir", dir, "the control plane's directory; by default $MESH_DIR or ./mesh-data")
+	root.PersistentFlags().StringVar(&a.server, "server", os.Getenv("MESH_SERVER"), "the URL of a control plane on another machine, https://HOST:PORT; by default $MESH_SERVER, or the one in --dir")
+	root.PersistentFlags().StringVar(&a.cert, "cert", os.Getenv("MESH_CERT"), "with --server: the file with your identity, from mesh admin issue; by default $MESH_CERT")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
 	root.AddCommand(
 		a.initCommand(), a.serveCommand(), a.replicaCommand(), a.snapshotCommand(),
 		a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.keyringCommand(),
-		a.policyCommand(), a.explainCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(),
+		a.policyCommand(), a.explainCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(), a.adminCommand(),
 	)
 	a.mark(root)
 	return root
@@ -151,9 +155,23 @@ func (a *app) mark(cmd *cobra.Command) {
 	}
 }
 
-// client calls the control plane of --dir, and hangs up.
+func (a *app) connect() (*admin.Client, error) {
+	if a.server == "" {
+		return admin.NewClient(a.dir)
+	}
+	if a.cert == "" {
+		return nil, inputError{errors.New("--server takes --cert, the file with your identity (admin.pem of mesh init, or from mesh admin issue)")}
+	}
+	c, err := admin.Dial(a.server, a.cert)
+	if err != nil {
+		return nil, inputError{err}
+	}
+	return c, nil
+}
+
+// client calls the control plane of --server or --dir, and hangs up.
 func (a *app) client(call func(*admin.Client) error) error {
-	c, err := admin.NewClient(a.dir)
+	c, err := a.connect()
 	if err != nil {
 		return err
 	}

@@ -38,5 +38,6 @@ func listenFlags(cmd *cobra.Command, advertise *string, listen *control.Listen) 
 	f.StringVar(advertise, "advertise", "", "host name or IP address under which members reach the machine (default 127.0.0.1)")
 	f.StringVar(&listen.CA, "listen-ca", "", "where the certificate authority listens (default port 7440)")
 	f.StringVar(&listen.Mesh, "listen-mesh", "", "where members connect (default port 7441)")
+	f.StringVar(&listen.Admin, "listen-admin", "", "where operators from elsewhere connect, such as :7443 (default nowhere)")
 	f.StringVar(&listen.Gossip, "listen-gossip", "", "where gossip goes, UDP and TCP (default port 7442)")
 }

@@ -31,7 +31,7 @@ the settings, to edit before "mesh serve".`,
 				_, err := fmt.Fprintf(w, `%[1]s is the control plane of mesh %[2]s.
 
 It holds the mesh's keys: back it up, and let nobody read it. ca/root.key is not needed to run;
-move it somewhere safe.
+move it somewhere safe. admin.pem is the first operator's identity, for calls from elsewhere.
 
 Next:
   mesh serve --dir %[1]s              run it (settings are in %[1]s/mesh.yaml)
