@@ -87,20 +87,33 @@ func (s *endpointSet) refresh(seen *endpointView) *endpointView {
 	v := &endpointView{all: snap.Endpoints, usable: make(map[endpoint]struct{}), changed: snap.Changed}
 	var choices []balance.Endpoint[endpoint]
 	for _, ep := range snap.Endpoints {
-		key := endpoint{ep.Instance, ep.Addr}
-		if _, dup := v.usable[key]; dup || ep.Port != s.target.port || ep.State != discovery.Ready {
+		c := choice(ep)
+		if _, dup := v.usable[c.Key]; dup || ep.Port != s.target.port || ep.State != discovery.Ready {
 			continue
 		}
-		v.usable[key] = struct{}{}
-		c := balance.Endpoint[endpoint]{Key: key, Weight: ep.Weight}
-		if ep.Suspect {
-			c.Tier = 1
-		}
+		v.usable[c.Key] = struct{}{}
 		choices = append(choices, c)
 	}
 	s.set.Update(choices)
 	s.view.Store(v)
 	return v
+}
+
+func choice(ep discovery.Endpoint) balance.Endpoint[endpoint] {
+	c := balance.Endpoint[endpoint]{Key: endpoint{ep.Instance, ep.Addr}, Weight: ep.Weight}
+	if ep.Suspect {
+		c.Tier = 1
+	}
+	return c
+}
+
+// failed ejects what is at an address, for one who did not pick it.
+func (s *endpointSet) failed(addr netip.AddrPort) {
+	for ep := range s.current().usable {
+		if ep.addr == addr {
+			s.set.Failed(ep)
+		}
+	}
 }
 
 // errAllTried is returned by pick when there are endpoints, but none that was not tried.

@@ -185,3 +185,46 @@ func TestFailureIsKnownToDialAndHTTP(t *testing.T) {
 		}
 	})
 }
+
+// What a balancer of an adapter learns, Dial and HTTP know, and the other way round.
+func TestFailureIsKnownToAdapters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, orders, r, eps, dials := balanced(t, "a", "b")
+		all := []discovery.Endpoint{eps["a"], eps["b"], eps["dead0"], eps["dead1"]}
+		r.set(all...)
+		b, err := orders.Balancer("payments")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := make(map[mesh.EndpointKey]string)
+		for i, key := range b.Update(all) {
+			name[key] = all[i].Instance
+		}
+		if _, err := orders.DialEndpoint(t.Context(), "payments", eps["dead0"].Addr); err == nil {
+			t.Fatal("a dead endpoint answers")
+		}
+		seen := make(map[string]bool)
+		for range 200 {
+			p, _ := b.Pick()
+			switch name[p.Key] {
+			case "b", "dead1":
+				p.Failed()
+			case "dead0":
+				t.Error("an endpoint that DialEndpoint failed to reach was chosen")
+			}
+			seen[name[p.Key]] = true
+			p.Done()
+		}
+		if !seen["a"] || !seen["b"] || !seen["dead1"] {
+			t.Errorf("chosen: %v", seen)
+		}
+		for range 50 {
+			if got := get(t, c, "http://payments/"); got != "a" {
+				t.Errorf("HTTP went to %s, which has failed", got)
+			}
+		}
+		if n := dials("dead1"); n > 0 {
+			t.Errorf("HTTP dialed what a balancer saw fail, %d times", n)
+		}
+	})
+}

@@ -105,7 +105,11 @@ func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.Addr
 	if len(alpn) == 0 {
 		alpn = []string{alpnMesh}
 	}
-	return m.dialEndpoint(ctx, t, addr, alpn)
+	c, err := m.dialEndpoint(ctx, t, addr, alpn)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) && !speaksOther(err) {
+		m.balance.endpoints(t).failed(addr)
+	}
+	return c, err
 }
 
 func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {

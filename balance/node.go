@@ -40,7 +40,7 @@ type node struct {
 	failures uint       // ejections in a row
 }
 
-// clock is when a set was made. Reading it costs more than all the rest of a pick, which
+// clock is when the set was made that a node is from. Reading it costs more than all the rest of a pick, which
 // therefore does so only for endpoints that are slow or ejected.
 type clock time.Time
 
@@ -57,11 +57,11 @@ func (n *node) latency() float64 { return math.Float64frombits(n.ewma.Load()) }
 
 // cost returns the promised time until one more request is done, in ns, and how much of the
 // endpoint's capacity is in use.
-func (n *node) cost(per float64, now clock) (cost, load float64) {
+func (n *node) cost(per float64) (cost, load float64) {
 	lat := n.latency()
 	inflight := n.inflight.Load()
 	if inflight == 0 && lat > floor {
-		lat = max(floor, lat*n.remembered(lat, now.now()))
+		lat = max(floor, lat*n.remembered(lat, n.clock.now()))
 	}
 	load = float64(inflight) * per
 	return lat * (load + 1), load
@@ -72,15 +72,18 @@ func (n *node) remembered(lat float64, now int64) float64 {
 	return math.Exp(-float64(max(now-n.sampled.Load(), 0)) / (memory * lat))
 }
 
-func (n *node) usable(now clock) bool {
+func (n *node) usable() bool {
 	until := n.until.Load()
-	return until == 0 || now.now() >= until && !n.probing.Load()
+	return until == 0 || n.clock.now() >= until && !n.probing.Load()
 }
 
+// ejected is how much longer the ejection lasts.
+func (n *node) ejected() int64 { return n.until.Load() - n.clock.now() }
+
 // claim makes the request that is about to start the probe, if the endpoint needs one.
-func (n *node) claim(now clock) bool {
+func (n *node) claim() bool {
 	until := n.until.Load()
-	return until != 0 && now.now() >= until && n.probing.CompareAndSwap(false, true)
+	return until != 0 && n.clock.now() >= until && n.probing.CompareAndSwap(false, true)
 }
 
 // sample records a latency in ns. Of a rise it believes half at once.

@@ -74,7 +74,11 @@ func NewWithRand[K comparable](rand func() uint64) *Set[K] {
 
 // Update replaces the endpoints. Those whose key was there before keep their statistics; a
 // new one starts with the average latency of the others, so that it is not flooded.
-func (s *Set[K]) Update(endpoints []Endpoint[K]) {
+func (s *Set[K]) Update(endpoints []Endpoint[K]) { s.UpdateFrom(s, endpoints) }
+
+// UpdateFrom is Update for a set that shares with another one what is known of endpoints that both have: what is learnt by one
+// counts for both, from then on until the other one drops the endpoint.
+func (s *Set[K]) UpdateFrom(other *Set[K], endpoints []Endpoint[K]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.list.Load()
@@ -83,6 +87,11 @@ func (s *Set[K]) Update(endpoints []Endpoint[K]) {
 	for _, e := range old.entries {
 		known[e.key] = e.node
 		sum += e.latency()
+	}
+	if other != s {
+		for _, e := range other.list.Load().entries {
+			known[e.key] = e.node
+		}
 	}
 	start := floor
 	if len(old.entries) > 0 {
@@ -130,6 +139,15 @@ func (l *list[K]) draw(r uint64) int {
 	return sort.Search(l.first, func(i int) bool { return l.upto[i] > r })
 }
 
+// Failed ejects an endpoint, as [Picked.Failed] does, for one who did not pick it.
+func (s *Set[K]) Failed(key K) {
+	for _, e := range s.list.Load().entries {
+		if e.key == key {
+			e.eject(e.outage.Load(), e.clock.now())
+		}
+	}
+}
+
 // Len returns the number of endpoints.
 func (s *Set[K]) Len() int { return len(s.list.Load().entries) }
 
@@ -137,23 +155,23 @@ func (s *Set[K]) Len() int { return len(s.list.Load().entries) }
 // to it until [Picked.Done], which the caller owes exactly once. It reports false when
 // there is none left to try.
 func (s *Set[K]) Pick(tried ...K) (Picked[K], bool) {
-	l, now := s.list.Load(), clock(s.born)
+	l := s.list.Load()
 	a := -1
 	if len(l.entries) > 1 {
-		a = l.two(s.rand(), now, tried)
+		a = l.two(s.rand(), tried)
 	}
 	if a < 0 {
-		if a = l.scan(s.rand, now, tried); a < 0 {
+		if a = l.scan(s.rand, tried); a < 0 {
 			return Picked[K]{}, false
 		}
 	}
 	e := &l.entries[a]
 	e.inflight.Add(1)
-	return Picked[K]{Key: e.key, node: e.node, outage: e.outage.Load(), probe: e.claim(now)}, true
+	return Picked[K]{Key: e.key, node: e.node, outage: e.outage.Load(), probe: e.claim()}, true
 }
 
 // two compares two draws from the lowest tier. It returns -1 when neither may be used.
-func (l *list[K]) two(r uint64, now clock, tried []K) int {
+func (l *list[K]) two(r uint64, tried []K) int {
 	a := l.draw(r & (1<<32 - 1))
 	b := l.draw(r >> 32)
 	if a == b {
@@ -161,10 +179,10 @@ func (l *list[K]) two(r uint64, now clock, tried []K) int {
 		// the pair must differ for two choices to be two.
 		b = (b + 1) % l.first
 	}
-	aok, bok := l.usable(a, now, tried), l.usable(b, now, tried)
+	aok, bok := l.usable(a, tried), l.usable(b, tried)
 	switch {
 	case aok && bok:
-		if a != b && l.entries[b].better(&l.entries[a], now) {
+		if a != b && l.entries[b].better(&l.entries[a]) {
 			return b
 		}
 		return a
@@ -178,7 +196,7 @@ func (l *list[K]) two(r uint64, now clock, tried []K) int {
 
 // scan looks at all endpoints, starting anywhere: the best usable one of the lowest
 // tier that has any, else the one whose ejection ends first.
-func (l *list[K]) scan(rand func() uint64, now clock, tried []K) int {
+func (l *list[K]) scan(rand func() uint64, tried []K) int {
 	best, bestOK := -1, false
 	n, from := len(l.entries), 0
 	if n > 1 {
@@ -190,17 +208,17 @@ func (l *list[K]) scan(rand func() uint64, now clock, tried []K) int {
 		if slices.Contains(tried, e.key) {
 			continue
 		}
-		ok := e.usable(now)
+		ok := e.usable()
 		switch {
 		case best < 0, ok && !bestOK:
 		case ok != bestOK:
 			continue
 		case ok:
 			b := &l.entries[best]
-			if e.tier > b.tier || e.tier == b.tier && !e.better(b, now) {
+			if e.tier > b.tier || e.tier == b.tier && !e.better(b) {
 				continue
 			}
-		case e.until.Load() >= l.entries[best].until.Load():
+		case e.ejected() >= l.entries[best].ejected():
 			continue
 		}
 		best, bestOK = i, ok
@@ -208,15 +226,15 @@ func (l *list[K]) scan(rand func() uint64, now clock, tried []K) int {
 	return best
 }
 
-func (l *list[K]) usable(i int, now clock, tried []K) bool {
+func (l *list[K]) usable(i int, tried []K) bool {
 	e := &l.entries[i]
-	return e.usable(now) && (len(tried) == 0 || !slices.Contains(tried, e.key))
+	return e.usable() && (len(tried) == 0 || !slices.Contains(tried, e.key))
 }
 
 // better reports whether e promises to be done clearly sooner than o.
-func (e *entry[K]) better(o *entry[K], now clock) bool {
-	ecost, eload := e.cost(e.per, now)
-	ocost, oload := o.cost(o.per, now)
+func (e *entry[K]) better(o *entry[K]) bool {
+	ecost, eload := e.cost(e.per)
+	ocost, oload := o.cost(o.per)
 	switch {
 	case ecost*noise < ocost:
 		return true

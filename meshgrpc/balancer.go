@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/balance"
 	"github.com/intramesh/mesh/discovery"
 	"google.golang.org/grpc/balancer"
@@ -31,39 +32,41 @@ type balancerBuilder struct{}
 func (balancerBuilder) Name() string { return balancerName }
 
 func (balancerBuilder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	b := &meshBalancer{ClientConn: cc, set: balance.New[string]()}
+	b := &meshBalancer{cc}
 	return endpointsharding.NewBalancer(b, opts, balancer.Get(pickfirst.Name).Build,
 		endpointsharding.Options{DisableAutoReconnect: true})
 }
 
-// meshBalancer chooses among connected endpoints with a [balance.Set]. endpointsharding, for which it
+// meshBalancer chooses among connected endpoints with a [mesh.Balancer]. endpointsharding, for which it
 // stands in as the channel, connects to them.
 //
 // It differs from gRPC's own balancers in one more way: a connection that was closed is made again
 // when there is a call, not at once. Otherwise a client that the rules refuse would come back as
 // often as the server shuts the door, although nobody calls.
-type meshBalancer struct {
-	balancer.ClientConn
-	set *balance.Set[string] // of connected endpoints, by address
-}
+type meshBalancer struct{ balancer.ClientConn }
 
 // UpdateState is called, one call at a time, when a connection changes state or discovery does.
 func (b *meshBalancer) UpdateState(s balancer.State) {
-	p := &picker{set: b.set, ready: make(map[string]endpoint)}
-	var ready []balance.Endpoint[string]
+	p := &picker{ready: make(map[mesh.EndpointKey]*endpoint)}
+	var ready []discovery.Endpoint
+	var endpoints []*endpoint
 	var idle []func()
 	for _, c := range endpointsharding.ChildStatesFromPicker(s.Picker) {
 		switch c.State.ConnectivityState {
 		case connectivity.Ready:
-			e := balanceEndpoint(c.Endpoint)
-			ready = append(ready, e)
 			to, _ := c.Endpoint.Attributes.Value(calleeKey{}).(callee)
-			p.ready[e.Key] = endpoint{c.State.Picker, to, known(c.Endpoint).Addr}
+			p.set = to.set // the same for all
+			ready = append(ready, known(c.Endpoint))
+			endpoints = append(endpoints, &endpoint{c.State.Picker, to, known(c.Endpoint).Addr})
 		case connectivity.Idle:
 			idle = append(idle, c.ExitIdle)
 		}
 	}
-	b.set.Update(ready)
+	if p.set != nil {
+		for i, key := range p.set.Update(ready) {
+			p.ready[key] = endpoints[i]
+		}
+	}
 	if len(ready)+len(idle) > 0 {
 		p.wake = sync.OnceFunc(func() {
 			for _, connect := range idle {
@@ -83,19 +86,10 @@ func known(e resolver.Endpoint) discovery.Endpoint {
 	return known
 }
 
-func balanceEndpoint(e resolver.Endpoint) balance.Endpoint[string] {
-	known := known(e)
-	b := balance.Endpoint[string]{Key: e.Addresses[0].Addr, Weight: known.Weight}
-	if known.Suspect {
-		b.Tier = 1
-	}
-	return b
-}
-
 type picker struct {
-	set   *balance.Set[string]
-	ready map[string]endpoint // by address
-	wake  func()              // connects the idle ones
+	set   *mesh.Balancer // of connected endpoints; nil while there are none
+	ready map[mesh.EndpointKey]*endpoint
+	wake  func() // connects the idle ones
 }
 
 // endpoint is one that is connected.
@@ -107,6 +101,9 @@ type endpoint struct {
 
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	p.wake()
+	if p.set == nil {
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	}
 	use, ok := p.set.Pick()
 	if !ok {
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
@@ -152,7 +149,7 @@ func latency(ctx context.Context, start time.Time) time.Duration {
 }
 
 // report tells the set how a call ended.
-func report(use *balance.Picked[string], di balancer.DoneInfo, took time.Duration) {
+func report(use *balance.Picked[mesh.EndpointKey], di balancer.DoneInfo, took time.Duration) {
 	switch status.Code(di.Err) {
 	case codes.OK, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Aborted:
 		use.Succeeded(took)

@@ -12,6 +12,7 @@ import (
 type callee struct {
 	mesh    *mesh.Mesh
 	address string
+	set     *mesh.Balancer
 }
 
 type calleeKey struct{}

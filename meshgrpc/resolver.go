@@ -55,8 +55,12 @@ func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ reso
 	if err != nil {
 		return nil, fmt.Errorf("meshgrpc: %w", err)
 	}
+	set, err := b.mesh.Balancer(t.Endpoint())
+	if err != nil {
+		return nil, fmt.Errorf("meshgrpc: %w", err)
+	}
 	w := &watcher{
-		mesh: b.mesh, from: b.mesh.Discovery(), cc: cc, target: t.Endpoint(), service: service, port: port,
+		mesh: b.mesh, set: set, from: b.mesh.Discovery(), cc: cc, target: t.Endpoint(), service: service, port: port,
 		done: make(chan struct{}),
 	}
 	w.wg.Go(w.run)
@@ -66,6 +70,7 @@ func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ reso
 // watcher is a resolver.Resolver that follows discovery.
 type watcher struct {
 	mesh                  *mesh.Mesh
+	set                   *mesh.Balancer
 	from                  discovery.Resolver
 	cc                    resolver.ClientConn
 	target, service, port string
@@ -114,7 +119,7 @@ func (w *watcher) usable(all []discovery.Endpoint) []resolver.Endpoint {
 				Addr:       ep.Addr.String(),
 				Attributes: attributes.New(targetKey{}, w.target),
 			}},
-			Attributes: attributes.New(endpointKey{}, ep).WithValue(calleeKey{}, callee{w.mesh, w.target}),
+			Attributes: attributes.New(endpointKey{}, ep).WithValue(calleeKey{}, callee{w.mesh, w.target, w.set}),
 		})
 	}
 	return usable
