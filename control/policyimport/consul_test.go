@@ -216,6 +216,7 @@ func FuzzConsul(f *testing.F) {
 
 func FuzzIstio(f *testing.F) {
 	f.Add(istioDoc("ALLOW", `[{from: [{source: {principals: ["*"]}}], to: [{operation: {paths: [/x]}}], when: [{key: "request.headers[x]", values: [a]}]}]`))
+	f.Add(authentication("httpbin", `[{issuer: x, audiences: [a], jwks: "{}", fromHeaders: [{name: y}], outputClaimToHeaders: [{header: z}]}]`))
 	f.Fuzz(func(_ *testing.T, text string) {
 		_, _ = policyimport.Istio([]policyimport.File{{Name: "in", Data: []byte(text)}}, policyimport.IstioConfig{})
 	})

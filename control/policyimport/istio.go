@@ -26,7 +26,7 @@ type IstioConfig struct {
 	Ports map[string]string
 }
 
-// Istio translates the AuthorizationPolicies (security.istio.io v1 and v1beta1) in YAML or JSON files. Other objects
+// Istio translates the AuthorizationPolicies and RequestAuthentications (security.istio.io v1 and v1beta1) in YAML or JSON files. Other objects
 // are noted and passed over. Its error is a [*policy.ParseError] when the files can't be read, or two services or callers
 // would have the same name.
 //
@@ -60,6 +60,7 @@ func Istio(files []File, cfg IstioConfig) (*Result, error) {
 		}
 	}
 	i.onlyDenied()
+	i.tokenIssuers()
 	return im.done()
 }
 
@@ -73,6 +74,8 @@ type istio struct {
 	denied   []target        // what DENY policies are for
 	allowed  []target        // what ALLOW policies are for
 	closed   map[string]bool // namespaces that have an ALLOW policy for all services
+	tokens   []*tokenRule
+	made     []madeHeader
 }
 
 type target struct {
@@ -103,23 +106,29 @@ func (i *istio) object(o object) error {
 			}
 		}
 		return nil
-	case kind == "RequestAuthentication" && group == "security.istio.io":
-		s.noteAt(o.place(), "RequestAuthentication: write a document of kind TokenIssuer for it, with audiences. Until then no token is valid here; and later requests with an invalid one are judged by the rules, not refused for it")
-		return nil
+	case kind == "RequestAuthentication" && (version == "security.istio.io/v1" || version == "security.istio.io/v1beta1"):
+		meta := s.metadata(o)
+		s.authentication(meta, o.object("spec"), o.place())
+		return i.fatal
 	case kind != "AuthorizationPolicy" || group != "security.istio.io":
-		s.noteAt(o.place(), "%s of %s: passed over; only Istio's AuthorizationPolicy is read", orNone(kind), orNone(version))
+		s.noteAt(o.place(), "%s of %s: passed over; only AuthorizationPolicy and RequestAuthentication of Istio are read", orNone(kind), orNone(version))
 		return nil
 	case version != "security.istio.io/v1" && version != "security.istio.io/v1beta1":
 		s.widens(o.place(), "version %s: only v1 and v1beta1 are known; the policy is left out", version)
 		return nil
 	}
+	meta := s.metadata(o)
+	s.policy(meta, o.object("spec"), o.place())
+	return i.fatal
+}
+
+func (s *istioScope) metadata(o object) object {
 	meta := o.object("metadata")
 	s.namespaceName = meta.text("namespace")
 	if s.namespaceName == "" {
-		s.namespaceName = i.cfg.Namespace
+		s.namespaceName = s.cfg.Namespace
 	}
-	s.policy(meta, o.object("spec"), o.place())
-	return i.fatal
+	return meta
 }
 
 func orNone(s string) string {

@@ -158,7 +158,7 @@ func TestIstioPolicies(t *testing.T) {
 		"unknown field in rule":  {text: istioDoc("DENY", "[{fron: []}]"), note: "rule", widens: true},
 		"other version":          {text: strings.Replace(istioDoc("DENY", rules), "/v1", "/v2", 1), note: "v2", widens: true},
 		"other kind":             {text: "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n", note: "passed over"},
-		"request authentication": {text: "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: x}\n", note: "TokenIssuer"},
+		"request authentication": {text: "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: x}\n", note: "without jwtRules"},
 		"list":                   {text: `{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "rules": [{}]}}]}`, service: "web"},
 	} {
 		r := istio(t, c.text, c.cfg)

@@ -127,6 +127,11 @@ func (im *importer) validService(name string) error {
 
 func (im *importer) compile(s policy.Spec) error {
 	_, err := policy.Static(im.td, document("any", s))
+	return im.problem(err)
+}
+
+// problem is the first of what an engine says.
+func (im *importer) problem(err error) error {
 	if e, ok := err.(*policy.ParseError); ok { //nolint:errorlint // Static promises it unwrapped
 		msg := e.Problems[0].Message
 		if _, after, ok := strings.Cut(msg, "\": "); ok && msg[0] == '"' { // the value is in the note

@@ -31,13 +31,14 @@ func (a *app) importIstioCommand() *cobra.Command {
 	var partial bool
 	cmd := &cobra.Command{
 		Use:   "istio FILE|DIR|-...",
-		Short: "Translate Istio's AuthorizationPolicies",
-		Long: `Translate the AuthorizationPolicies (security.istio.io v1 and v1beta1) in YAML or JSON files.
+		Short: "Translate Istio's AuthorizationPolicies and RequestAuthentications",
+		Long: `Translate the AuthorizationPolicies and RequestAuthentications (security.istio.io v1 and v1beta1) in
+YAML or JSON files.
 
 Services get their names from the labels that a policy selects by, callers from their namespace and service
 account. When two of different namespaces would have the same name, the import is refused.
 
-  kubectl get authorizationpolicies -A -o yaml | mesh policy import istio - \
+  kubectl get authorizationpolicies,requestauthentications -A -o yaml | mesh policy import istio - \
     --service '{namespace}/{app}' --caller '{namespace}/{serviceaccount}' --port 8080=web`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
