@@ -61,7 +61,7 @@ func (c *conn) sayClosed(reuse bool) bool {
 		if !l.sayNow(frameOpen, c.epoch) {
 			return false
 		}
-		c.isOpen()
+		c.opened.Store(true)
 	}
 	switch {
 	case reuse && (l.ended || !l.accepted()):

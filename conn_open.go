@@ -1,13 +1,66 @@
 package mesh
 
 import (
-	"math"
+	"sync"
 	"time"
 )
 
-// openWait is how long a stream that says nothing stays unknown to the server. What opens it otherwise is its first
-// bytes, or the first Read.
+// openWait is how long a stream that says nothing stays unknown to the server, at most. What opens it otherwise is its
+// first bytes, or the first Read.
 const openWait = 5 * time.Millisecond
+
+// openers opens streams that say nothing. One timer serves all of them: it costs more than all the rest of a dial.
+type openers struct {
+	mu    sync.Mutex
+	links []*link // what has begun since the timer was set
+	spare []*link
+	timer *time.Timer
+	armed bool
+}
+
+// soon opens the link's present stream in a moment.
+func (o *openers) soon(l *link) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.links = append(o.links, l)
+	switch {
+	case o.armed:
+		return
+	case o.timer == nil:
+		o.timer = time.AfterFunc(openWait, func() { l.mesh.spawn(o.open) })
+	default:
+		o.timer.Reset(openWait)
+	}
+	o.armed = true
+}
+
+func (o *openers) open() {
+	o.mu.Lock()
+	links := o.links
+	o.links, o.spare, o.armed = o.spare[:0], nil, false
+	o.mu.Unlock()
+	for _, l := range links {
+		if c := l.active(); c != nil && !c.opened.Load() {
+			c.openIfQuiet()
+		}
+	}
+	clear(links)
+	o.mu.Lock()
+	o.spare = links
+	o.mu.Unlock()
+}
+
+// openIfQuiet opens the stream unless somebody is at it.
+func (c *conn) openIfQuiet() {
+	select {
+	case c.link.writing <- struct{}{}:
+		defer func() { <-c.link.writing }()
+		if !c.broken() {
+			_ = c.openLocked() // whoever uses the connection finds out
+		}
+	default:
+	}
+}
 
 // open tells the server of the stream, if it does not know.
 func (c *conn) open() error {
@@ -26,25 +79,6 @@ func (c *conn) openLocked() error {
 	if err := c.link.say(frameOpen, c.epoch); err != nil {
 		return err
 	}
-	c.isOpen()
-	return nil
-}
-
-func (c *conn) isOpen() {
 	c.opened.Store(true)
-	c.link.lazy.Stop()
-}
-
-// openSoon opens the present stream in a moment.
-func (l *link) openSoon() {
-	if l.lazy == nil {
-		l.lazy = time.AfterFunc(math.MaxInt64, func() {
-			l.mesh.spawn(func() {
-				if c := l.active(); c != nil {
-					_ = c.open() // whoever uses the connection finds out
-				}
-			})
-		})
-	}
-	l.lazy.Reset(openWait)
+	return nil
 }

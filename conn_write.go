@@ -61,7 +61,7 @@ func (c *conn) writeFrames(buf *[maxRecord]byte, p []byte) (n int, err error) {
 			return n, err
 		}
 		if t == frameOpen {
-			c.isOpen()
+			c.opened.Store(true)
 		}
 		n += k
 	}

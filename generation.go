@@ -44,13 +44,25 @@ func (m *Mesh) nextGeneration(rules, trust <-chan struct{}) {
 }
 
 // current reports whether nothing has changed since the link's handshake began.
-func (m *Mesh) current(l *link) bool {
+func (m *Mesh) current(l *link, now time.Time) bool {
 	g := m.generation.Load()
-	if l.gen != g.number || happened(g.rules) || happened(g.trust) || time.Now().After(l.net.peer.Expiry) {
+	if l.gen != g.number || happened(g.rules) || happened(g.trust) || now.After(l.net.peer.Expiry) {
 		return false
 	}
 	svid, err := m.identity.GetX509SVID()
 	return err == nil && leafOf(svid) == l.leaf
+}
+
+// checkTime is how long a certificate is believed to be valid for another stream, where no change is announced.
+const checkTime = 100 * time.Millisecond
+
+// unchecked reports whether the peer's certificate is to be verified before another stream.
+func (m *Mesh) unchecked(l *link, now time.Time) bool {
+	if m.announced || now.Sub(l.checked) < checkTime {
+		return false
+	}
+	l.checked = now
+	return true
 }
 
 func happened(c <-chan struct{}) bool {

@@ -31,7 +31,6 @@ type link struct {
 	stream *conn // nil between streams
 
 	writing chan struct{} // holds one token while somebody writes
-	lazy    *time.Timer   // opens a stream that says nothing; made when first needed
 
 	rmu     sync.Mutex // held by whoever reads
 	header  [frameHeader]byte
@@ -47,6 +46,7 @@ type link struct {
 
 	parked  time.Time // when the last stream ended; guarded by home
 	leaving bool      // it is being sent off; guarded by home
+	checked time.Time // when the peer's certificate was last verified; kept by whoever has the link between streams
 }
 
 // A home takes links whose stream this side has closed.
@@ -61,7 +61,7 @@ type home interface {
 func (m *Mesh) newLink(t *tls.Conn, n *netConn, h home, before credentials) *link {
 	n.spillWrites, n.in.pool, n.try = true, &m.buffers.reads, nowaitOf(n.Conn)
 	return &link{
-		mesh: m, tls: t, net: n, home: h, gen: before.gen, leaf: before.leaf, born: time.Now(),
+		mesh: m, tls: t, net: n, home: h, gen: before.gen, leaf: before.leaf, born: time.Now(), checked: time.Now(),
 		writing: make(chan struct{}, 1),
 	}
 }

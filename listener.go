@@ -72,7 +72,7 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 	}
 	l := &listener{
 		mesh: m, inner: inner, port: o.Port, tls: m.serverTLS(append(slices.Clone(o.ALPN), alpnPeer)),
-		ready: make(chan net.Conn), failed: make(chan struct{}), slots: make(chan struct{}, maxUnaccepted),
+		ready: make(chan net.Conn), failed: make(chan struct{}), slots: make(chan struct{}, maxUnaccepted), lot: newLot(),
 	}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
 	if err := m.addListener(l); err != nil {
@@ -106,7 +106,7 @@ type listener struct {
 	mu      sync.Mutex
 	pending []*netConn // in handshake, oldest first
 
-	lot lot
+	lot *lot
 }
 
 func (l *listener) Addr() net.Addr { return l.inner.Addr() }

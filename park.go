@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ const (
 	parkTime = 90 * time.Second
 	// byeTime is how long after frameBye a stream that was on its way is still served.
 	byeTime = time.Second
+	// maxIdle bounds the goroutines of a listener that wait for another link, some 10 KiB each.
+	maxIdle = 8
 	// maxPings bounds how many frames between two streams are answered.
 	maxPings = 64
 )
@@ -24,8 +27,15 @@ type lot struct {
 	mu     sync.Mutex
 	links  map[*link]struct{}
 	closed bool
-	wg     sync.WaitGroup // the goroutines that wait for the next stream
+	wg     sync.WaitGroup // of the links
+
+	// What waits for the next stream is a goroutine, which may serve another link afterwards: its stack has grown.
+	free    chan *link
+	idle    atomic.Int32
+	workers sync.WaitGroup
 }
+
+func newLot() *lot { return &lot{links: make(map[*link]struct{}), free: make(chan *link)} }
 
 func (p *lot) add(l *link) bool {
 	p.mu.Lock()
@@ -40,9 +50,6 @@ func (p *lot) add(l *link) bool {
 				break
 			}
 		}
-	}
-	if p.links == nil {
-		p.links = make(map[*link]struct{})
 	}
 	p.links[l] = struct{}{}
 	p.wg.Add(1)
@@ -94,6 +101,8 @@ func (p *lot) close() {
 	}
 	p.mu.Unlock()
 	p.wg.Wait()
+	close(p.free) // nothing is parked any more
+	p.workers.Wait()
 }
 
 func (ln *listener) claim(l *link) bool {
@@ -106,15 +115,36 @@ func (ln *listener) unclaim(l *link) {
 }
 
 // park waits for the next stream of l.
-func (ln *listener) park(l *link) { go ln.await(l, l.net.peer.conn) }
+func (ln *listener) park(l *link) {
+	select {
+	case ln.lot.free <- l:
+	default:
+		ln.lot.workers.Add(1)
+		go ln.work(l)
+	}
+}
+
+// work serves parked links, one after the other.
+func (ln *listener) work(l *link) {
+	defer ln.lot.workers.Done()
+	for ok := true; ok; {
+		ln.await(l, l.net.peer.conn)
+		if ln.lot.idle.Add(1) <= maxIdle {
+			l, ok = <-ln.lot.free
+		} else {
+			ok = false
+		}
+		ln.lot.idle.Add(-1)
+	}
+}
 
 func (ln *listener) await(l *link, sc *serverConn) {
 	defer ln.lot.wg.Done()
-	if !ln.mesh.current(l) {
+	if !ln.mesh.current(l, time.Now()) {
 		ln.lot.sendOff(l)
 	}
 	open := ln.awaitOpen(l)
-	if !ln.lot.remove(l) || !open || (l.bye || !ln.mesh.announced) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
+	if !ln.lot.remove(l) || !open || (l.bye || ln.mesh.unchecked(l, time.Now())) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
 		_ = l.net.Close()
 		return
 	}

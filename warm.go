@@ -27,6 +27,8 @@ const (
 	ackWait = 10 * time.Millisecond
 	// maxLooks bounds how many links a dial looks at in vain.
 	maxLooks = 8
+	// spareLinks is how many links more than are in use may wait for the server to close a stream, before a dial waits too.
+	spareLinks = 4
 	// sweepTime is how often links are looked at that nobody takes.
 	sweepTime = time.Second
 )
@@ -35,6 +37,8 @@ const (
 type warm struct {
 	mesh   *Mesh
 	reused atomic.Uint64
+
+	openers openers
 
 	mu     sync.Mutex
 	sets   map[warmKey]*warmSet
@@ -101,7 +105,7 @@ func (w *warm) take(ctx context.Context, key warmKey) *conn {
 		switch {
 		case l == nil:
 			return nil
-		case !w.fit(l):
+		case !w.fit(l, now):
 			_ = l.net.Close()
 			continue
 		case !l.gone:
@@ -117,18 +121,18 @@ func (w *warm) take(ctx context.Context, key warmKey) *conn {
 		w.reused.Add(1)
 		l.epoch++
 		c := l.begin(false)
-		l.openSoon()
+		w.openers.soon(l)
 		return c
 	}
 	return nil
 }
 
 // fit reports whether the link may still be used, like a new one.
-func (w *warm) fit(l *link) bool {
-	if !w.mesh.current(l) {
+func (w *warm) fit(l *link, now time.Time) bool {
+	if !w.mesh.current(l, now) {
 		return false
 	}
-	if w.mesh.announced {
+	if !w.mesh.unchecked(l, now) {
 		return true
 	}
 	_, err := w.mesh.verify(l.net.peer.chain)
@@ -159,7 +163,7 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 			dead = append(dead, l)
 		}
 	}
-	if used := s.total - len(s.idle) - len(dead); len(s.idle) >= used+2 {
+	if used := s.total - len(s.idle) - len(dead); len(s.idle) >= used+spareLinks {
 		for i, l := range s.idle {
 			if !l.gone && now.Sub(l.parked) < ackWait {
 				s.idle = slices.Delete(s.idle, i, i+1)
@@ -171,14 +175,14 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 }
 
 func (s *warmSet) claim(l *link) bool {
-	return !l.bye && time.Since(l.born) < linkTime && s.warm.mesh.current(l)
+	l.parked = time.Now()
+	return !l.bye && l.parked.Sub(l.born) < linkTime && s.warm.mesh.current(l, l.parked)
 }
 
 func (s *warmSet) unclaim(*link) {}
 
 // park takes a link whose stream this side has just closed.
 func (s *warmSet) park(l *link) {
-	l.parked = time.Now()
 	s.mu.Lock()
 	full := len(s.idle) >= maxWarm
 	if !full {
