@@ -19,12 +19,11 @@ const (
 	// probeAfter is how long a link is believed to be alive without asking.
 	probeAfter = time.Second
 	probeTime  = time.Second
-	// ackAfter is when it is worth while to look whether the server has closed a stream, and ackTime how long that
-	// may take.
-	ackAfter = 15 * time.Microsecond
-	ackTime  = 5 * time.Second
+	// ackTime is how long it may take until the server has closed a stream.
+	ackTime = 5 * time.Second
 	// ackWait is how long after a stream was closed a dial waits for that, rather than shaking hands anew.
 	ackWait = 10 * time.Millisecond
+	maxLag  = time.Millisecond
 	// maxLooks bounds how many links a dial looks at in vain.
 	maxLooks = 8
 	// spareLinks is how many links more than are in use may wait for the server to close a stream, before a dial waits too.
@@ -61,6 +60,8 @@ type warmSet struct {
 	mu    sync.Mutex
 	idle  []*link // by the time they were parked, oldest first
 	total int     // those in use as well
+	// lag is about how long it takes of late until the server has closed a stream: before that, looking is in vain.
+	lag time.Duration
 }
 
 // set returns the set of a new link, which counts until the link is closed.
@@ -144,20 +145,23 @@ func (w *warm) fit(l *link, now time.Time) bool {
 func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, since := range [...]time.Duration{ackAfter, 0} {
+	for _, since := range [...]time.Duration{s.lag, 0} {
 		looks := 0
 		for i := len(s.idle) - 1; i >= 0 && looks < maxLooks; i-- {
 			l := s.idle[i]
-			if now.Sub(l.parked) < since {
+			age := now.Sub(l.parked)
+			if age < since {
 				continue
 			}
 			alive, ready := l.look()
 			if alive && !ready {
 				looks++
+				s.lag = min(max(s.lag, age*5/4), maxLag)
 				continue
 			}
 			s.idle = slices.Delete(s.idle, i, i+1)
 			if ready {
+				s.lag -= s.lag / 32
 				return l, dead
 			}
 			dead = append(dead, l)
