@@ -46,10 +46,10 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if m.ctx.Err() != nil {
 		return nil, &DialError{Service: t.service, Port: t.port, Err: ErrClosed}
 	}
-	return m.dial(ctx, t, []string{alpnMesh})
+	return m.dial(ctx, t, nil)
 }
 
-// dial connects to the least loaded endpoint that can be reached. Until it is closed the connection counts as its load.
+// dial connects to the least loaded endpoint that can be reached; no alpn means a raw connection. Until it is closed the connection counts as its load.
 func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, error) {
 	set := m.balance.endpoints(t)
 	var tried []endpoint
@@ -71,12 +71,7 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
 		if err == nil {
 			p.Succeeded(0)
-			if c, ok := c.(*conn); ok {
-				c.counted, c.release = true, p
-				return c, nil
-			}
-			n, _ := underTLS(c)
-			n.afterClose(p.Done)
+			countUntilClose(c, p)
 			return c, nil
 		}
 		if ctx.Err() == nil && m.ctx.Err() == nil {
@@ -94,6 +89,16 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 	return nil, last
 }
 
+// countUntilClose has a dialed connection count as its endpoint's load.
+func countUntilClose(c net.Conn, p picked) {
+	if c, ok := c.(*conn); ok {
+		c.counted, c.release = true, p
+		return
+	}
+	n, _ := underTLS(c)
+	n.afterClose(func() { p.Done() })
+}
+
 // DialEndpoint connects to one known endpoint of a service ("payments" or "payments:admin"), for adapters that balance by
 // themselves. The certificate that answers must be the service's. alpn lists the application protocols to offer; with
 // any given, the connection is a bare *tls.Conn. None means a raw connection, as [Mesh.Dial] makes. Errors are *DialError.
@@ -101,9 +106,6 @@ func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.Addr
 	t, err := parseTarget(address)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: dial: %w", err)
-	}
-	if len(alpn) == 0 {
-		alpn = []string{alpnMesh}
 	}
 	c, err := m.dialEndpoint(ctx, t, addr, alpn)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) && !speaksOther(err) {
@@ -114,7 +116,7 @@ func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.Addr
 
 func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
 	start := time.Now()
-	if alpn[0] == alpnMesh {
+	if len(alpn) == 0 {
 		if c := m.warm.take(ctx, warmKey{t.service, addr}); c != nil {
 			m.trace.dialDone(t, addr, start, nil)
 			return c, nil
@@ -143,6 +145,9 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 		return nil, ErrClosed
 	}
 	before := m.credentials()
+	if len(alpn) == 0 {
+		alpn = []string{alpnMesh}
+	}
 	tc := tls.Client(n, m.clientTLS(t.service, alpn))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = n.Close() // it has failed
