@@ -62,7 +62,7 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 			}
 			break
 		}
-		if alpn[0] == alpnMesh {
+		if len(alpn) == 0 {
 			if d := m.early(ctx, t, p.Key.addr, func(*policy.Request) {}); d != nil {
 				p.Done()
 				return nil, &DialError{Service: t.service, Port: t.port, Addr: p.Key.addr.String(), Attempts: len(tried), Err: d}

@@ -153,7 +153,9 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 		for range 1100 {
 			c := w.rawPeer()
 			_, _ = c.Write(rawFrame(fClose, 0, ""))
+			mu.Lock()
 			open++
+			mu.Unlock()
 			wg.Go(func() {
 				defer c.Close()
 				_, _ = io.Copy(io.Discard, c)
