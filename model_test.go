@@ -13,8 +13,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// What follows is a model of the whole: two callers, one service with a raw, an HTTP/1.1 and an HTTP/2 port, and at random what may
-// happen to them. The model knows no mesh: it has the rules, the certificates and the trust as plain values.
+// What follows is a model of the whole: two callers, one service with a raw, an HTTP/1.1, an HTTP/2 and a gRPC port and one for requests
+// that are upgraded, and at random what may happen to them. The model knows no mesh: it has the rules, the certificates, what of them
+// is revoked and the trust as plain values.
 
 // modelRule is a rule of the smallest language that has every layer: "" is any.
 type modelRule struct {
@@ -40,7 +41,8 @@ func (r modelRule) json() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// use is something that a caller has open: a raw connection, an HTTP connection (path "") or a request.
+// use is something that a caller has open: a raw connection, an HTTP connection (path "") or a request: of HTTP, which may have been
+// upgraded, or a gRPC stream.
 type use struct {
 	caller, port, path string
 	request            bool
@@ -55,8 +57,15 @@ type cert struct {
 
 // modelState is what decides.
 type modelState struct {
-	rules []modelRule
-	trust int // bit i: certificates of CA i are believed
+	rules   []modelRule
+	trust   int // bit i: certificates of CA i are believed
+	revoked []revokedCert
+}
+
+// revokedCert tells a certificate apart: of a caller's, no two expire at the same time.
+type revokedCert struct {
+	caller string
+	expiry time.Time
 }
 
 // forbids says why a use may not be, "" when it may.
@@ -67,14 +76,18 @@ func (s modelState) forbids(u use, now time.Time) string {
 	if now.After(u.cert.expiry) {
 		return fmt.Sprintf("its certificate expired at %v", u.cert.expiry)
 	}
+	if slices.Contains(s.revoked, revokedCert{u.caller, u.cert.expiry.UTC()}) {
+		return "its certificate is revoked"
+	}
+	opaque := u.port == "raw" || u.port == "grpc" // no paths are known there
 	allowed := false
 	for _, r := range s.rules {
 		if r.From != "" && r.From != u.caller || r.Port != "" && r.Port != u.port {
 			continue
 		}
 		// A rule with a path says yes to an HTTP connection, which may come to have such a request, and no to none; of a
-		// raw connection it knows nothing, which is no to an allow and yes to a deny.
-		matches := r.Path == "" || u.request && r.Path == u.path || u.port == "raw" && r.Deny || u.port != "raw" && !u.request && !r.Deny
+		// raw connection or a gRPC call it knows nothing, which is no to an allow and yes to a deny.
+		matches := r.Path == "" || u.request && r.Path == u.path || opaque && r.Deny || !opaque && !u.request && !r.Deny
 		if matches && r.Deny {
 			return fmt.Sprintf("%+v denies", r)
 		}
@@ -88,13 +101,14 @@ func (s modelState) forbids(u use, now time.Time) string {
 
 // A step is what happens at about the same time.
 type step struct {
-	Renew []renewal    // first
-	Rules *[]modelRule // then, all at once: these,
-	Trust *int
-	Open  []use // these, which stay open if they can,
-	Ask   []use // and these requests
-	Close int   // how many of the open are given up
-	Wait  time.Duration
+	Renew  []renewal    // first
+	Rules  *[]modelRule // then, all at once: these,
+	Trust  *int
+	Revoke string // whose certificate
+	Open   []use  // these, which stay open if they can,
+	Ask    []use  // and these requests
+	Close  int    // how many of the open are given up
+	Wait   time.Duration
 }
 
 type renewal struct {
@@ -104,15 +118,16 @@ type renewal struct {
 }
 
 var (
-	modelPorts   = []string{"raw", "h1", "h2"}
+	modelPorts   = []string{"raw", "h1", "h2", "up", "grpc"}
 	modelCallers = []string{"a", "b"}
 	modelPaths   = []string{"/x", "/y"}
 )
 
 func drawUse(t *rapid.T) use {
 	u := use{caller: rapid.SampledFrom(modelCallers).Draw(t, "caller"), port: rapid.SampledFrom(modelPorts).Draw(t, "port")}
-	if u.port != "raw" {
-		u.request, u.path = true, rapid.SampledFrom(modelPaths).Draw(t, "path")
+	u.request = u.port != "raw"
+	if u.request && u.port != "grpc" {
+		u.path = rapid.SampledFrom(modelPaths).Draw(t, "path")
 	}
 	return u
 }
@@ -121,7 +136,7 @@ func drawRule(t *rapid.T) modelRule {
 	return modelRule{
 		Deny: rapid.IntRange(0, 4).Draw(t, "deny") == 0,
 		From: rapid.SampledFrom([]string{"", "a", "a", "b"}).Draw(t, "from"),
-		Port: rapid.SampledFrom([]string{"", "", "raw", "h1", "h2"}).Draw(t, "port"),
+		Port: rapid.SampledFrom(append([]string{"", "", "", ""}, modelPorts...)).Draw(t, "port"),
 		Path: rapid.SampledFrom([]string{"", "", "/x", "/y"}).Draw(t, "path"),
 	}
 }
@@ -146,6 +161,9 @@ func drawStep(t *rapid.T) step {
 		trust := rapid.SampledFrom([]int{3, 3, 1, 2, 0}).Draw(t, "trust")
 		s.Trust = &trust
 	}
+	if rapid.IntRange(0, 11).Draw(t, "revokes") == 0 {
+		s.Revoke = rapid.SampledFrom(modelCallers).Draw(t, "revoke")
+	}
 	s.Open = rapid.SliceOfN(rapid.Custom(drawUse), 0, 3).Draw(t, "open")
 	s.Ask = rapid.SliceOfN(rapid.Custom(drawUse), 0, 2).Draw(t, "ask")
 	s.Close = rapid.IntRange(0, 1).Draw(t, "close")
@@ -159,7 +177,7 @@ const inForce = 100 * time.Millisecond
 // TestModel: whatever happens, in whatever order, nothing is open that the rules in force for more than 100 ms forbid; and what
 // they allow works, and goes on. MESH_NIGHTLY=1 tries for longer.
 func TestModel(t *testing.T) {
-	checks := "25"
+	checks := "50"
 	if os.Getenv("MESH_NIGHTLY") != "" {
 		checks = "1000"
 	}
@@ -171,6 +189,7 @@ func TestModel(t *testing.T) {
 		}
 	}
 	total := 0
+	var reused, early uint64
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 20).Draw(rt, "steps")
 		var err error
@@ -182,14 +201,14 @@ func TestModel(t *testing.T) {
 					break
 				}
 			}
-			total += w.checked
 			w.close()
+			total, reused, early = total+w.checked, reused+w.reused, early+w.early
 		})
 		if err != nil {
 			rt.Fatal(err)
 		}
 	})
-	t.Logf("%d times something open was checked", total)
+	t.Logf("%d times something open was checked; %d connections were used again, %d calls denied early", total, reused, early)
 }
 
 // TestModelFindsWhatItIsFor is the model's own control: without the rules that the mesh has, it complains.
@@ -198,8 +217,11 @@ func TestModelFindsWhatItIsFor(t *testing.T) {
 	for name, broken := range map[string]func(w *modelWorld){
 		"the rules changed and nobody saw it": func(w *modelWorld) { w.state.rules = none },
 		"the trust changed and nobody saw it": func(w *modelWorld) { w.state.trust = 2 },
+		"a certificate was revoked and nobody saw it": func(w *modelWorld) {
+			w.state.revoked = []revokedCert{{"a", w.callers["a"].cert.expiry.UTC()}}
+		},
 	} {
-		for _, u := range []use{{caller: "a", port: "raw"}, {caller: "a", port: "h1", path: "/x", request: true}, {caller: "a", port: "h2", path: "/x", request: true}} {
+		for _, u := range []use{{caller: "a", port: "raw"}, {caller: "a", port: "h1", path: "/x", request: true}, {caller: "a", port: "h2", path: "/x", request: true}, {caller: "a", port: "up", path: "/x", request: true}, {caller: "a", port: "grpc", request: true}} {
 			t.Run(name+"/"+u.port, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newModelWorld(t)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,9 +20,11 @@ import (
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/internal/testca"
 	"github.com/intramesh/mesh/meshtest"
+	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc"
 )
 
 // modelWorld is a real mesh that does what the model does. All of it is in one synctest bubble.
@@ -31,9 +34,13 @@ type modelWorld struct {
 	cas      [2]*testca.CA
 	payments *changingSource
 	callers  map[string]*modelCaller
+	rules    *versions
 	certs    map[string]int // the CA of each certificate that was issued, by caller and expiry
+	serials  map[revokedCert]string
 	state    modelState
 	checked  int
+	reused   uint64 // raw connections that were dialed without a handshake
+	early    uint64
 	closers  []func()
 
 	mu   sync.Mutex
@@ -43,6 +50,7 @@ type modelWorld struct {
 
 type modelCaller struct {
 	mesh   *mesh.Mesh
+	grpc   *grpc.ClientConn
 	source *changingSource
 	cert   cert
 }
@@ -106,8 +114,10 @@ func (s *changingSource) Changed() <-chan struct{} {
 func newModelWorld(t *testing.T) *modelWorld {
 	w := &modelWorld{
 		t: t, net: meshtest.New(t), payments: new(changingSource), callers: make(map[string]*modelCaller),
-		certs: make(map[string]int), live: make(map[*live]struct{}), state: modelState{trust: 3},
+		certs: make(map[string]int), serials: make(map[revokedCert]string), live: make(map[*live]struct{}), state: modelState{trust: 3},
+		rules: newVersions(nil),
 	}
+	w.setRules(w.state)
 	for i := range w.cas {
 		ca, err := testca.New(spiffeid.RequireTrustDomainFromString(meshtest.TrustDomain))
 		if err != nil {
@@ -120,17 +130,20 @@ func newModelWorld(t *testing.T) *modelWorld {
 	w.serveRaw(m)
 	w.serveHTTP(m, "h1", "http/1.1")
 	w.serveHTTP(m, "h2", "h2")
+	w.serveHTTP(m, "up", "http/1.1")
+	w.serveGRPC(m)
 	for _, name := range modelCallers {
 		c := &modelCaller{source: new(changingSource)}
 		w.callers[name] = c
 		w.renew(renewal{name, 0, 10 * time.Minute})
 		c.mesh = w.join(name, c.source)
+		c.grpc = w.grpcClient(c.mesh)
 	}
 	return w
 }
 
 func (w *modelWorld) join(service string, src *changingSource) *mesh.Mesh {
-	return w.net.JoinConfig(w.t, mesh.Config{Service: service, Identity: src, Logger: slog.New(slog.DiscardHandler)})
+	return w.net.JoinConfig(w.t, mesh.Config{Service: service, Identity: src, Policy: w.rules, Logger: slog.New(slog.DiscardHandler)})
 }
 
 func (w *modelWorld) svid(service string, ca int, expiry time.Time) *x509svid.SVID {
@@ -162,7 +175,9 @@ func (w *modelWorld) renew(r renewal) {
 	w.certs[key()] = r.CA
 	c := w.callers[r.Caller]
 	c.cert = cert{r.CA, expiry}
-	c.source.set(w.svid(r.Caller, r.CA, expiry), w.bundle(3))
+	svid := w.svid(r.Caller, r.CA, expiry)
+	w.serials[revokedCert{r.Caller, expiry.UTC()}] = svid.Certificates[0].SerialNumber.Text(16)
+	c.source.set(svid, w.bundle(3))
 }
 
 // open registers something on the server's side, until done is called.
@@ -246,6 +261,10 @@ func (w *modelWorld) serveHTTP(m *mesh.Mesh, port, alpn string) {
 		p, _ := mesh.PeerFromContext(r.Context())
 		l, done := w.open(p, use{port: port, path: r.URL.Path, request: true}, r.Header.Get("X-Id"))
 		defer done()
+		if port == "up" {
+			upgrade(rw)
+			return
+		}
 		for {
 			if _, err := fmt.Fprintln(rw, l.id); err != nil || http.NewResponseController(rw).Flush() != nil || r.Header.Get("X-Quick") != "" {
 				return
@@ -268,7 +287,7 @@ func (w *modelWorld) serveHTTP(m *mesh.Mesh, port, alpn string) {
 			case http.StateNew:
 				p, _ := mesh.PeerFromConn(c)
 				_, conns[c] = w.open(p, use{port: port}, "")
-			case http.StateClosed:
+			case http.StateClosed, http.StateHijacked: // what was upgraded is a request that goes on
 				conns[c]()
 			}
 		},
@@ -307,10 +326,22 @@ func (w *modelWorld) dial(u use, id string) (*held, error) {
 		}
 		return h, nil
 	}
+	if u.port == "grpc" {
+		stop, err := w.stream(ctx, h)
+		h.close = func() { cancel(); stop() }
+		if err != nil {
+			h.close()
+			return nil, err
+		}
+		return h, nil
+	}
 	resp, err := w.get(ctx, u, id, false)
 	if err != nil {
 		cancel()
 		return nil, err
+	}
+	if u.port == "up" {
+		return upgraded(h, resp, cancel)
 	}
 	lines := bufio.NewReader(resp.Body)
 	h.close = func() { cancel(); resp.Body.Close() }
@@ -343,8 +374,14 @@ func (w *modelWorld) get(ctx context.Context, u use, id string, quick bool) (*ht
 	if quick {
 		req.Header.Set("X-Quick", "1")
 	}
+	want := http.StatusOK
+	if u.port == "up" {
+		want = http.StatusSwitchingProtocols
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", "echo")
+	}
 	resp, err := w.callers[u.caller].mesh.HTTPClient().Do(req)
-	if err == nil && resp.StatusCode != http.StatusOK {
+	if err == nil && resp.StatusCode != want {
 		resp.Body.Close()
 		return nil, errors.New(resp.Status)
 	}
@@ -353,7 +390,7 @@ func (w *modelWorld) get(ctx context.Context, u use, id string, quick bool) (*ht
 
 // ask makes a use that is over at once.
 func (w *modelWorld) ask(u use, id string) error {
-	if u.port == "raw" {
+	if u.port != "h1" && u.port != "h2" {
 		h, err := w.dial(u, id)
 		if err == nil {
 			h.close()
@@ -371,15 +408,27 @@ func (w *modelWorld) ask(u use, id string) error {
 	return err
 }
 
-func (w *modelWorld) setRules(rules []modelRule) {
+func (w *modelWorld) setRules(s modelState) {
 	var docs []string
-	for i, r := range rules {
+	for i, r := range s.rules {
 		action := map[bool]string{true: "deny", false: "allow"}[r.Deny]
 		docs = append(docs, fmt.Sprintf(
 			`{"apiVersion":"mesh/v1","kind":"Authorization","metadata":{"name":"r%d"},"spec":{"service":"payments","action":%q,"rules":[%s]}}`,
 			i, action, r.json()))
 	}
-	w.net.SetRules(w.t, docs...)
+	parsed, err := policy.Parse("", []byte(strings.Join(docs, "\n")))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := &policy.Bundle{TrustDomain: spiffeid.RequireTrustDomainFromString(meshtest.TrustDomain), Version: w.rules.Engine().Version() + 1, Documents: parsed}
+	for _, r := range s.revoked {
+		b.Revoked = append(b.Revoked, policy.Revocation{Serial: w.serials[r], Expires: r.expiry})
+	}
+	e, err := policy.Compile(b)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.rules.set(e)
 }
 
 // step does what the step says, and then compares with the model.
@@ -391,10 +440,17 @@ func (w *modelWorld) step(s step) error {
 	var wg sync.WaitGroup
 	if s.Rules != nil {
 		next.rules = *s.Rules
-		wg.Go(func() { w.setRules(*s.Rules) })
+	}
+	if s.Revoke != "" {
+		next.revoked = append(slices.Clone(next.revoked), revokedCert{s.Revoke, w.callers[s.Revoke].cert.expiry.UTC()})
 	}
 	if s.Trust != nil {
 		next.trust = *s.Trust
+	}
+	if s.Rules != nil || s.Revoke != "" {
+		wg.Go(func() { w.setRules(next) })
+	}
+	if s.Trust != nil {
 		wg.Go(func() { w.payments.set(nil, w.bundle(*s.Trust)) })
 	}
 	type result struct {
@@ -409,8 +465,16 @@ func (w *modelWorld) step(s step) error {
 		wg.Go(func() {
 			r := &results[i]
 			r.use = u
+			if u.port == "raw" && w.ask(u, id+"-before") == nil { // which leaves a connection to be used again
+				<-time.After(time.Millisecond)
+			}
 			if i < len(s.Open) {
-				r.held, r.err = w.dial(u, id)
+				if r.held, r.err = w.dial(u, id); r.held == nil {
+					return
+				}
+				if l := w.find(id); l != nil {
+					r.held.use.cert = l.use.cert // an HTTP connection may be older than the caller's certificate
+				}
 			} else {
 				r.err = w.ask(u, id)
 			}
@@ -428,9 +492,6 @@ func (w *modelWorld) step(s step) error {
 		}
 		if r.held == nil {
 			continue
-		}
-		if l := w.find(r.held.id); l != nil {
-			r.held.use.cert = l.use.cert // an HTTP connection may be older than the caller's certificate
 		}
 		w.held = append(w.held, r.held)
 	}
@@ -476,6 +537,9 @@ func (w *modelWorld) close() {
 		h.close()
 	}
 	for _, c := range w.callers {
+		w.reused += c.mesh.Stats().Reused
+		w.early += c.mesh.Stats().Early
+		c.grpc.Close()
 		c.mesh.Close()
 	}
 	for _, f := range w.closers {

@@ -38,9 +38,6 @@ func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError
 	gone := make(chan struct{})
 	sc.net.afterClose(func() { close(gone) })
 	var told atomic.Bool
-	if t.ConnectionState().NegotiatedProtocol == alpnHTTP2 {
-		sc.refusing.Store(t)
-	}
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			why := d
@@ -56,6 +53,11 @@ func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError
 			}
 			writeDenied(w, r, why)
 		}),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateIdle && t.ConnectionState().NegotiatedProtocol == alpnHTTP2 {
+				sc.refusing.Store(t) // its settings come first
+			}
+		},
 		ReadHeaderTimeout: refuseTimeout,
 		IdleTimeout:       idle,
 		MaxHeaderBytes:    maxRefusedHeader,
