@@ -137,16 +137,7 @@ func (w *earlyWorld) call(path string) (denied *mesh.DeniedError, early bool) {
 	w.t.Helper()
 	before := w.orders.Stats().Early
 	if path == "" {
-		c, err := w.orders.Dial(w.t.Context(), "tcp", "payments:raw")
-		if err == nil {
-			defer c.Close()
-			err = ping(c)
-		}
-		var ok bool
-		if denied, ok = errors.AsType[*mesh.DeniedError](err); err != nil && !ok {
-			w.t.Fatal(err)
-		}
-		return denied, w.orders.Stats().Early > before
+		return w.callRaw(), w.orders.Stats().Early > before
 	}
 	body := &countedBody{Reader: strings.NewReader("x")}
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://_web.payments"+path, body)
@@ -168,6 +159,25 @@ func (w *earlyWorld) call(path string) (denied *mesh.DeniedError, early bool) {
 		w.t.Errorf("the request's body was closed %d times", body.closed)
 	}
 	return denied, early
+}
+
+// callRaw makes a call to the raw port. A connection that is used again may turn out to have been closed meanwhile: then there is another.
+func (w *earlyWorld) callRaw() *mesh.DeniedError {
+	w.t.Helper()
+	var last error
+	for range 3 {
+		c, err := w.orders.Dial(w.t.Context(), "tcp", "payments:raw")
+		if err == nil {
+			err = ping(c)
+			_ = c.Close()
+		}
+		if d, ok := errors.AsType[*mesh.DeniedError](err); ok || err == nil {
+			return d
+		}
+		last = err
+	}
+	w.t.Fatal(last)
+	return nil
 }
 
 type countedBody struct {
@@ -220,8 +230,8 @@ func TestEarlyDenial(t *testing.T) {
 	}
 }
 
-// TestEarlyModel: whoever has which rules when, an early denial is what the callee said a moment ago by the very rules that the caller
-// has. All else is up to the callee.
+// TestEarlyModel: whoever has which rules when, an early denial is by the very rules that the caller has, and that the callee enforced
+// a moment ago. All else is up to the callee.
 func TestEarlyModel(t *testing.T) {
 	paths := []string{"", "/x", "/y"}
 	total := 0
@@ -253,13 +263,10 @@ func TestEarlyModel(t *testing.T) {
 			w := newEarlyWorld(t, engines[0])
 			defer w.stop()
 			callee, caller := 0, 0
-			type word struct {
-				version uint64
-				at      time.Time
-			}
-			heard := make(map[bool]word) // by port: raw or not
+			replaced := make(map[int]time.Time) // when the callee got newer rules
 			for i, s := range steps {
 				if s.callee && callee+1 < len(engines) {
+					replaced[callee] = time.Now()
 					callee++
 					w.atPayments.set(engines[callee])
 				}
@@ -271,10 +278,9 @@ func TestEarlyModel(t *testing.T) {
 				synctest.Wait()
 				d, early := w.call(s.call)
 				said := func(e *policy.Engine) bool { return allows(e, s.call) }
-				last := heard[s.call == ""]
 				switch {
-				case early && (d == nil || said(engines[caller]) || last.version != engines[caller].Version() || time.Since(last.at) > 10*time.Second):
-					err = fmt.Errorf("step %d: %+v was denied early by v%d; the callee last said v%d at %v: %w", i, s, engines[caller].Version(), last.version, last.at, d)
+				case early && (d == nil || said(engines[caller]) || caller > callee || caller < callee && time.Since(replaced[caller]) > 10*time.Second):
+					err = fmt.Errorf("step %d: %+v was denied early by v%d; the callee has v%d, since %v: %w", i, s, engines[caller].Version(), engines[callee].Version(), replaced[caller], d)
 				case !early && (d == nil) != said(engines[callee]):
 					err = fmt.Errorf("step %d: %+v: the callee has v%d, and the answer is %w", i, s, engines[callee].Version(), d)
 				case early && callee == caller && said(engines[callee]):
@@ -285,8 +291,6 @@ func TestEarlyModel(t *testing.T) {
 				}
 				if early {
 					total++
-				} else if d != nil {
-					heard[s.call == ""] = word{d.Version, time.Now()}
 				}
 			}
 		})
