@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh/control/store"
@@ -18,7 +19,6 @@ import (
 	"github.com/smallstep/certificates/authority/config"
 	"github.com/smallstep/certificates/authority/provisioner"
 	"github.com/smallstep/certificates/db"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.step.sm/crypto/jose"
 )
@@ -47,6 +47,8 @@ type Config struct {
 	// Lifetime of leaf certificates, at least [MinLifetime]; 0 is [DefaultLifetime].
 	// A renewed certificate keeps the lifetime that it was first issued with.
 	Lifetime time.Duration
+	// SealKey opens the keys of [Authorities]; it may be nil where there are none.
+	SealKey []byte
 	// Logger takes what is issued and refused; nil discards it.
 	Logger *slog.Logger
 }
@@ -56,10 +58,11 @@ type CA struct {
 	cfg  Config
 	keys keys
 	td   spiffeid.TrustDomain
-	auth *authority.Authority
 	db   db.AuthDB
 	log  *slog.Logger
 	own  leafCache // the HTTPS server's certificate
+
+	trust atomic.Pointer[trust]
 
 	// signing serialises smallstep's Authorize: it appends to a slice that all calls
 	// share (provisioner.Audiences.All).
@@ -91,18 +94,18 @@ func Open(cfg Config) (*CA, error) {
 		return nil, fmt.Errorf("ca: %s: %w", intermediateCertFile, err)
 	}
 	c := &CA{cfg: cfg, keys: k, td: td, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}
-	if c.auth, err = c.newAuthority(); err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
+	if err := c.Use(nil); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-func (c *CA) newAuthority() (*authority.Authority, error) {
+func (c *CA) newAuthority(t *trust) (*authority.Authority, error) {
 	jwk := &jose.JSONWebKey{Key: c.keys.provisioner.Public(), Algorithm: jose.ES256, Use: "sig", KeyID: c.kid()}
 	lifetime := provisioner.Duration{Duration: c.cfg.Lifetime}
 	return authority.NewEmbedded(
-		authority.WithX509RootCerts(c.keys.root),
-		authority.WithX509Signer(c.keys.intermediate, c.keys.signer),
+		authority.WithX509RootCerts(t.roots()...),
+		authority.WithX509Signer(t.active.intermediate, t.active.signer),
 		authority.WithX509Enforcers(enforcer{c.td}),
 		authority.WithDatabase(c.db),
 		authority.WithQuietInit(),
@@ -143,17 +146,6 @@ func (c *CA) kid() string {
 // TrustDomain is the one that this CA issues for.
 func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
 
-// Fingerprint is the SHA-256 of the root certificate, in hex.
-func (c *CA) Fingerprint() string {
-	sum := sha256.Sum256(c.keys.root.Raw)
-	return hex.EncodeToString(sum[:])
-}
-
-// Bundle returns the roots that members trust.
-func (c *CA) Bundle() *x509bundle.Bundle {
-	return x509bundle.FromX509Authorities(c.td, []*x509.Certificate{c.keys.root})
-}
-
 // URL is where a CA of this configuration answers on hostport.
 func URL(hostport string) string {
 	u := url.URL{Scheme: "https", Host: hostport}
@@ -162,6 +154,6 @@ func URL(hostport string) string {
 
 // Close ends the authority. The HTTP server must have stopped.
 func (c *CA) Close() (err error) {
-	c.closed.Do(func() { err = c.auth.Shutdown() })
+	c.closed.Do(func() { err = c.trust.Load().auth.Shutdown() })
 	return err
 }

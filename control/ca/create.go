@@ -56,15 +56,20 @@ func Create(dir string, td spiffeid.TrustDomain) error {
 	if err != nil {
 		return err
 	}
-	intermediate := authorityTemplate(td, "intermediate")
-	intermediate.MaxPathLenZero = true
-	intermediate.PermittedDNSDomainsCritical = true // marks the whole extension
-	intermediate.PermittedURIDomains = []string{td.Name()}
+	intermediate := intermediateTemplate(td)
 	if _, err = writeCert(dir, intermediateCertFile, intermediate, root, key.Public(), rootKey); err != nil {
 		return err
 	}
 	_, err = writeKey(dir, provisionerKeyFile)
 	return err
+}
+
+func intermediateTemplate(td spiffeid.TrustDomain) *x509.Certificate {
+	t := authorityTemplate(td, "intermediate")
+	t.MaxPathLenZero = true
+	t.PermittedDNSDomainsCritical = true // marks the whole extension
+	t.PermittedURIDomains = []string{td.Name()}
+	return t
 }
 
 func authorityTemplate(td spiffeid.TrustDomain, what string) *x509.Certificate {
@@ -84,15 +89,19 @@ func writeKey(dir, name string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
+	return key, saveKey(filepath.Join(dir, name), key)
+}
+
+func saveKey(path string, key crypto.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
+		return fmt.Errorf("ca: %w", err)
 	}
 	block := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err := atomicfile.Write(filepath.Join(dir, name), block, 0o600); err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
+	if err := atomicfile.Write(path, block, 0o600); err != nil {
+		return fmt.Errorf("ca: %w", err)
 	}
-	return key, nil
+	return nil
 }
 
 func writeCert(dir, name string, template, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {

@@ -60,7 +60,7 @@ func (c *CA) handler(enrol http.Handler) http.Handler {
 	routes := func(r chi.Router) {
 		r.Get("/health", api.Health)
 		r.Get("/version", api.Version)
-		r.Get("/root/{sha}", api.Root)
+		r.Get("/root/{sha}", c.root)
 		r.Get("/roots", api.Roots)
 		r.Get("/roots.pem", api.RootsPEM)
 		r.Post("/sign", c.sign)
@@ -76,7 +76,7 @@ func (c *CA) handler(enrol http.Handler) http.Handler {
 // context gives smallstep's handlers their authority, bounds the body, and logs the outcome.
 func (c *CA) context(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := db.NewContext(authority.NewContext(r.Context(), c.auth), c.db)
+		ctx := db.NewContext(authority.NewContext(r.Context(), c.trust.Load().auth), c.db)
 		rl := logging.NewResponseLogger(w)
 		if r.Body != nil {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -159,8 +159,11 @@ func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid
 
 // checkPeer returns whom a certificate is for that may be renewed.
 func (c *CA) checkPeer(ctx context.Context, leaf *x509.Certificate) (id spiffeid.ID, err error) {
-	// Our own intermediate, not what the client sent along.
-	if id, err = identity.Verify([]*x509.Certificate{leaf, c.keys.intermediate}, c.Bundle()); err == nil {
+	chain := []*x509.Certificate{leaf}
+	for _, is := range c.trust.Load().issuers { // our own intermediates, not what the client sent along
+		chain = append(chain, is.intermediate)
+	}
+	if id, err = identity.Verify(chain, c.Bundle()); err == nil {
 		err = (enforcer{c.td}).Enforce(leaf)
 	}
 	if err == nil {

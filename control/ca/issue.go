@@ -20,31 +20,33 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
-// leafCache holds a certificate and replaces it, with a new key, at two thirds of its life.
+// leafCache holds a certificate and replaces it, with a new key, at two thirds of its life and when another issuer is to
+// sign it.
 // It needs no goroutine: issuing in process takes less time than a handshake.
 type leafCache struct {
 	mu    sync.Mutex
+	by    *issuer
 	leaf  *x509.Certificate
 	key   *ecdsa.PrivateKey
 	renew time.Time
 }
 
-func (lc *leafCache) get(issue func() (*x509.Certificate, *ecdsa.PrivateKey, error)) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func (lc *leafCache) get(by *issuer, issue func() (*x509.Certificate, *ecdsa.PrivateKey, error)) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	lc.mu.Lock()
 	defer lc.mu.Unlock()
-	if lc.leaf == nil || time.Now().After(lc.renew) {
+	if lc.by != by || time.Now().After(lc.renew) {
 		leaf, key, err := issue()
 		if err != nil {
 			return nil, nil, err
 		}
-		lc.leaf, lc.key = leaf, key
+		lc.by, lc.leaf, lc.key = by, leaf, key
 		lc.renew = time.Now().Add(time.Until(leaf.NotAfter) * 2 / 3)
 	}
 	return lc.leaf, lc.key, nil
 }
 
 // issue signs a leaf in process, past the enforcer.
-func (c *CA) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func (c *CA) issue(by *issuer, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("ca: %w", err)
@@ -54,7 +56,7 @@ func (c *CA) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa.Privat
 	template.NotAfter = now.Add(c.cfg.Lifetime)
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true
-	leaf, err := sign(template, c.keys.intermediate, key.Public(), c.keys.signer)
+	leaf, err := sign(template, by.intermediate, key.Public(), by.signer)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,7 +66,8 @@ func (c *CA) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa.Privat
 
 // serverCertificate is what the CA's own HTTPS shows.
 func (c *CA) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	leaf, key, err := c.own.get(func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	by := c.trust.Load().server
+	leaf, key, err := c.own.get(by, func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
 		t := &x509.Certificate{
 			Subject:     pkix.Name{CommonName: "CA of mesh " + c.td.Name()},
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -74,12 +77,16 @@ func (c *CA) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		} else {
 			t.DNSNames = []string{c.cfg.Host}
 		}
-		return c.issue(t)
+		return c.issue(by, t)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{leaf.Raw, c.keys.intermediate.Raw}, PrivateKey: key, Leaf: leaf}, nil
+	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw, by.intermediate.Raw}, PrivateKey: key, Leaf: leaf}
+	if by.cross != nil {
+		cert.Certificate = append(cert.Certificate, by.cross.Raw)
+	}
+	return cert, nil
 }
 
 // A Source is the identity of the control plane itself. It renews by itself whenever it is
@@ -103,12 +110,13 @@ func (c *CA) Source(service string) (*Source, error) {
 
 // GetX509SVID returns a certificate with at least a third of its life left.
 func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
-	leaf, key, err := s.leaf.get(func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	by := s.ca.trust.Load().active
+	leaf, key, err := s.leaf.get(by, func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
 		u, err := url.Parse(s.id.String())
 		if err != nil {
 			return nil, nil, fmt.Errorf("ca: %w", err)
 		}
-		return s.ca.issue(&x509.Certificate{
+		return s.ca.issue(by, &x509.Certificate{
 			Subject:     pkix.Name{CommonName: identity.ServiceName(s.id)},
 			URIs:        []*url.URL{u},
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
@@ -119,7 +127,7 @@ func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
 	}
 	return &x509svid.SVID{
 		ID:           s.id,
-		Certificates: []*x509.Certificate{leaf, s.ca.keys.intermediate},
+		Certificates: []*x509.Certificate{leaf, by.intermediate},
 		PrivateKey:   key,
 	}, nil
 }
