@@ -276,8 +276,10 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 	}
 	ctx, stop := m.warnings.report(ctx, q)
 	defer stop()
+	ctx, stop = m.reportTrust(ctx, q)
+	defer stop()
 	body, err := m.controlGet(ctx, wire.PathBundle, q, pollWait+controlTimeout, wire.MaxBundleBytes)
-	if err != nil && errors.Is(context.Cause(ctx), errWarnings) {
+	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errWarnings) || errors.Is(cause, errTrust)) {
 		return nil, policy.ErrFetchAgain // with what there is to report
 	}
 	if errors.Is(err, errKeysChanged) {

@@ -22,6 +22,7 @@ func (m *Mesh) watch(ctx context.Context) {
 		engine := policy.EngineOf(m.policy)
 		m.recheckAll(ctx, verify, !engine.SameRevocations(last))
 		m.checkRules()
+		m.followAuthorities(engine)
 		last, verify = engine, true
 		select {
 		case <-rules:

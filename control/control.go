@@ -20,6 +20,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/intramesh/mesh"
@@ -52,6 +53,7 @@ type Server struct {
 	bundleKey ed25519.PrivateKey
 
 	ca        *ca.CA
+	using     atomic.Uint64 // the revision of the authorities that it works with
 	gate      *enrol.Gate
 	db        store.DB
 	rules     *store.RuleBook
@@ -129,6 +131,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.wg.Go(func() { s.beat(s.ctx) })
 	s.wg.Go(func() { s.sweep(s.ctx) })
 	s.wg.Go(func() { s.followKeyring(s.ctx) })
+	s.wg.Go(func() { s.rotate(s.ctx) })
 	if err := s.startAdmin(ctx); err != nil {
 		return err
 	}
@@ -152,14 +155,21 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.rules.Close() })
+	seals, err := loadSecrets(s.cfg.Dir, sealKeyFile)
+	if err != nil {
+		return err
+	}
 	s.ca, err = ca.Open(ca.Config{
-		Dir: s.path(caDir), DB: s.db, Host: s.settings.Advertise,
+		Dir: s.path(caDir), DB: s.db, Host: s.settings.Advertise, SealKey: seals[0],
 		Lifetime: s.settings.CertificateLifetime, Logger: s.log,
 	})
 	if err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.ca.Close() })
+	if _, _, err := s.loadAuthorities(ctx); err != nil {
+		return err
+	}
 	if td := s.ca.TrustDomain().Name(); td != s.settings.TrustDomain {
 		return fmt.Errorf("%s says trust_domain %s, but the certificates are for %s: it can't be changed", settingsFile, s.settings.TrustDomain, td)
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"net/http"
@@ -119,6 +120,10 @@ func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
 	for _, w := range v["warning"][:min(len(v["warning"]), wire.MaxWarnings)] {
 		q.warnings = append(q.warnings, cut(w, wire.MaxWarning))
 	}
+	for _, r := range v["root"][:min(len(v["root"]), wire.MaxRoots)] {
+		q.roots = append(q.roots, cut(r, 2*sha256.Size))
+	}
+	q.issuer = cut(v.Get("issuer"), 2*sha256.Size)
 	if v.Has("wait") {
 		var e error
 		if wait, e = time.ParseDuration(v.Get("wait")); e != nil {

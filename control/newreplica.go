@@ -15,7 +15,7 @@ import (
 func replicaFiles(from string) ([]string, error) {
 	files := []string{gossipKeyFile, bundleKeyFile, sealKeyFile, adminDir + "/ca.crt", adminDir + "/ca.key"}
 	err := fs.WalkDir(os.DirFS(from), caDir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && path != caDir+"/root.key" {
+		if root, _ := filepath.Match(caDir+"/root*.key", path); err == nil && d.Type().IsRegular() && !root {
 			files = append(files, path)
 		}
 		return err

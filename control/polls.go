@@ -20,8 +20,10 @@ type poll struct {
 	service  string
 	instance string // in the gossip pool, as it says
 	addr     netip.AddrPort
-	serial   string // of its certificate, in hexadecimal
-	version  uint64 // of the rules in force
+	serial   string   // of its certificate, in hexadecimal
+	roots    []string // that it trusts, fingerprints
+	issuer   string   // of its certificate, fingerprint
+	version  uint64   // of the rules in force
 	refused  uint64
 	reason   string
 	warnings []string  // rules that its listeners can't evaluate

@@ -44,7 +44,13 @@ func (p *publisher) prepare(r store.Rules) (published, error) {
 	if err != nil {
 		return published{}, err
 	}
-	b := &policy.Bundle{TrustDomain: p.td, Version: r.Version, Issued: r.At, Documents: r.Documents, Revoked: revoked}
+	authorities, err := announced(r)
+	if err != nil {
+		return published{}, err
+	}
+	b := &policy.Bundle{
+		TrustDomain: p.td, Version: r.Version, Issued: r.At, Documents: r.Documents, Revoked: revoked, Authorities: authorities,
+	}
 	engine, err := policy.Compile(b)
 	if err != nil {
 		return published{}, err

@@ -74,6 +74,10 @@ type StepCA struct {
 	again    *enrolment // after expiry; nil when that can't work
 	log      *slog.Logger
 
+	followMu sync.Mutex
+	follow   followed
+	kick     chan struct{} // Follow was called
+
 	due     schedule
 	unsaved bool // what is in use is newer than what Dir holds; run's, like due
 
@@ -90,7 +94,7 @@ type StepCA struct {
 // that no directory serves two services by mistake. State of a CA with another root is replaced
 // when there is a token, and an error when there is none.
 func NewStepCA(ctx context.Context, cfg StepCAConfig) (*StepCA, error) {
-	s := &StepCA{cfg: cfg, log: cfg.Logger}
+	s := &StepCA{cfg: cfg, log: cfg.Logger, kick: make(chan struct{}, 1)}
 	s.help = "the CA has not renewed it; get a new token and restart"
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -27,6 +27,7 @@ const (
 type schedule struct {
 	renew, refresh      time.Time // when the certificate and the roots are due, by the wall clock
 	renewals, refreshes int       // failures in a row
+	behind              int       // times in a row that the CA did not have what Follow told of
 }
 
 // run renews until ctx is done.
@@ -38,6 +39,8 @@ func (s *StepCA) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.kick:
+			s.heed(time.Now().Round(0))
 		case <-time.After(max(0, min(maxNap, s.due.renew.Sub(now), s.due.refresh.Sub(now)))):
 		}
 		now = time.Now().Round(0)
@@ -48,6 +51,7 @@ func (s *StepCA) run(ctx context.Context) {
 		if !now.Before(s.due.renew) {
 			s.renew(ctx, now)
 		}
+		s.heed(time.Now().Round(0))
 		s.persist()
 	}
 }

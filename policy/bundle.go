@@ -32,6 +32,16 @@ type Bundle struct {
 	// Revoked are certificates that are no longer to be trusted, at most [MaxRevocations]. A member that is too old to
 	// know of revocations refuses a bundle that has any.
 	Revoked []Revocation
+	// Authorities, if not nil, tells members what the certificate authority hands out.
+	Authorities *Authorities
+}
+
+// Authorities tell members which roots the certificate authority hands out and which certificate it signs with, so that
+// they need not find out by and by. They trust nothing for it: the certificates themselves come from the authority.
+type Authorities struct {
+	// Roots and Issuer are SHA-256 of certificates, in hex.
+	Roots  []string `json:"roots"`
+	Issuer string   `json:"issuer"`
 }
 
 // payload is a bundle's JSON: what is signed.
@@ -41,6 +51,7 @@ type payload struct {
 	Issued      time.Time    `json:"issued"`
 	Documents   []Document   `json:"documents"`
 	Revoked     []Revocation `json:"revoked,omitempty"`
+	Authorities *Authorities `json:"authorities,omitempty"`
 }
 
 // parsedPayload is the same on the way in, where documents are decoded one by one.
@@ -50,6 +61,7 @@ type parsedPayload struct {
 	Issued      string  `json:"issued"`
 	Documents   []*Node `json:"documents"`
 	Revoked     []*Node `json:"revoked"`
+	Authorities *Node   `json:"authorities"`
 }
 
 // A signed bundle is one line, "mesh-bundle/1 KEYID SIGNATURE", and then the payload, which is
@@ -82,7 +94,7 @@ func Sign(b *Bundle, key ed25519.PrivateKey) ([]byte, error) {
 	if _, err := Compile(b); err != nil {
 		return nil, err
 	}
-	p := payload{b.TrustDomain.Name(), b.Version, b.Issued.UTC(), b.Documents, b.Revoked}
+	p := payload{b.TrustDomain.Name(), b.Version, b.Issued.UTC(), b.Documents, b.Revoked, b.Authorities}
 	if p.Documents == nil {
 		p.Documents = []Document{}
 	}
@@ -175,6 +187,10 @@ func readPayload(body []byte) (*Bundle, error) {
 	if len(ps.list) == 0 {
 		b.Documents = decodeDocuments(ps, p.Documents, "documents")
 		b.Revoked = decodeRevocations(&d, p.Revoked)
+		if p.Authorities != nil {
+			b.Authorities = new(Authorities)
+			d.decode(p.Authorities, reflect.ValueOf(b.Authorities).Elem(), &path{field: "authorities"})
+		}
 	}
 	if err := ps.err(); err != nil {
 		return nil, err

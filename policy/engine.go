@@ -28,6 +28,7 @@ type Engine struct {
 	docs        []*compiledDoc    // in the order of the bundle
 	issuers     []headerIssuers
 	revoked     *revocations
+	authorities *Authorities
 }
 
 // Compile makes an engine of a bundle's documents. Its error is a [*ParseError] when one of them
@@ -40,6 +41,7 @@ func Compile(b *Bundle) (*Engine, error) {
 		version:     b.Version,
 		ready:       true,
 		trustDomain: b.TrustDomain.Name(),
+		authorities: b.Authorities,
 		seed:        maphash.MakeSeed(),
 		prefix:      make(map[string]*scope),
 		wildcard:    &scope{},
@@ -145,6 +147,14 @@ func (e *Engine) Version() uint64 {
 		return 0
 	}
 	return e.version
+}
+
+// Authorities are the bundle's, nil when it has none and for a nil Engine. Nobody changes them.
+func (e *Engine) Authorities() *Authorities {
+	if e == nil {
+		return nil
+	}
+	return e.authorities
 }
 
 // Reasons of decisions that need no words about the request.

@@ -37,6 +37,7 @@ type Backend interface {
 	Tokens
 	Revocations
 	Keys
+	CA
 	Rules
 	State
 	Snapshots

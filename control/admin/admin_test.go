@@ -34,6 +34,15 @@ func (b backend) Tokens(context.Context) ([]enrol.Token, error) { return nil, b.
 func (b backend) RevokeToken(context.Context, string) (enrol.Token, error) {
 	return enrol.Token{Services: []string{"a"}}, b.err
 }
+func (b backend) Authorities(context.Context) (admin.Authorities, error) {
+	return admin.Authorities{}, b.err
+}
+func (b backend) Rotate(context.Context, admin.Rotate) (admin.Authorities, error) {
+	return admin.Authorities{}, b.err
+}
+func (b backend) AbortRotation(context.Context) (admin.Authorities, error) {
+	return admin.Authorities{}, b.err
+}
 func (b backend) Revoke(context.Context, admin.Revoke) (admin.Revoked, error) {
 	return admin.Revoked{}, b.err
 }
@@ -103,7 +112,7 @@ func TestErrorsArriveTyped(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := t.Context()
-		var errs [18]error
+		var errs [21]error
 		_, errs[0] = client.Token(ctx, "a", time.Hour)
 		_, errs[1] = client.Rules(ctx)
 		_, errs[2] = client.Apply(ctx, []policy.Document{}, admin.ApplyOptions{Base: 3, Replace: true})
@@ -122,6 +131,9 @@ func TestErrorsArriveTyped(t *testing.T) {
 		_, errs[15] = client.Revocations(ctx)
 		_, errs[16] = client.Unrevoke(ctx, "service a")
 		errs[17] = client.Snapshot(ctx, io.Discard)
+		_, errs[18] = client.Authorities(ctx)
+		_, errs[19] = client.Rotate(ctx, admin.Rotate{})
+		_, errs[20] = client.AbortRotation(ctx)
 		for i, err := range errs {
 			e, ok := errors.AsType[*admin.Error](err)
 			if c.err == nil && err != nil || c.err != nil && (!ok || e.Status != c.status || e.Message != c.err.Error()) {

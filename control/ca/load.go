@@ -40,15 +40,24 @@ func loadKeys(dir string) (k keys, err error) {
 }
 
 func readCert(dir, name string) (*x509.Certificate, error) {
-	der, err := readPEM(dir, name, "CERTIFICATE")
+	path := filepath.Join(dir, name)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	c, err := parseCert(data)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func parseCert(data []byte) (*x509.Certificate, error) {
+	der, err := parsePEM(data, "CERTIFICATE")
 	if err != nil {
 		return nil, err
 	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("ca: %s: %w", filepath.Join(dir, name), err)
-	}
-	return c, nil
+	return x509.ParseCertificate(der)
 }
 
 func readKey(dir, name string) (*ecdsa.PrivateKey, error) {
@@ -60,30 +69,37 @@ func readKey(dir, name string) (*ecdsa.PrivateKey, error) {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("ca: %s may be read by others (mode %04o): run chmod 600 on it", path, perm)
 	}
-	der, err := readPEM(dir, name, "PRIVATE KEY")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	key, err := parseKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %s: %w", path, err)
+	}
+	return key, nil
+}
+
+func parseKey(data []byte) (*ecdsa.PrivateKey, error) {
+	der, err := parsePEM(data, "PRIVATE KEY")
 	if err != nil {
 		return nil, err
 	}
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return nil, fmt.Errorf("ca: %s: %w", path, err)
+		return nil, err
 	}
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("ca: %s: want an ECDSA key, it holds %T", path, key)
+		return nil, fmt.Errorf("want an ECDSA key, it holds %T", key)
 	}
 	return ec, nil
 }
 
-func readPEM(dir, name, kind string) ([]byte, error) {
-	path := filepath.Join(dir, name)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
-	}
+func parsePEM(data []byte, kind string) ([]byte, error) {
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != kind || len(rest) > 0 {
-		return nil, fmt.Errorf("ca: %s: %w", path, errors.New("want one PEM block "+kind))
+		return nil, errors.New("want one PEM block " + kind)
 	}
 	return block.Bytes, nil
 }

@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/intramesh/mesh/control/store"
 )
@@ -104,4 +108,74 @@ func (c *CA) ForgetRootKey(is Issuer) error {
 		return fmt.Errorf("ca: %w", err)
 	}
 	return nil
+}
+
+// Import takes an intermediate that was made elsewhere, PEM: its root's key never was here.
+func (c *CA) Import(root, intermediate, key []byte) (Issuer, error) {
+	is := &issuer{}
+	var err error
+	if is.root, err = parseCert(root); err != nil {
+		return Issuer{}, fmt.Errorf("ca: the root: %w", err)
+	}
+	if is.intermediate, err = parseCert(intermediate); err != nil {
+		return Issuer{}, fmt.Errorf("ca: the intermediate: %w", err)
+	}
+	if is.signer, err = parseKey(key); err != nil {
+		return Issuer{}, fmt.Errorf("ca: the key: %w", err)
+	}
+	return c.seal(is, is.signer)
+}
+
+// Fingerprints are those of the root and the intermediate.
+func (i Issuer) Fingerprints() (root, intermediate string) {
+	return fingerprintOf(i.Root), fingerprintOf(i.Intermediate)
+}
+
+// Expires is when the first of the two does.
+func (i Issuer) Expires() (first time.Time) {
+	for _, der := range [][]byte{i.Root, i.Intermediate} {
+		if c, err := x509.ParseCertificate(der); err == nil && (first.IsZero() || c.NotAfter.Before(first)) {
+			first = c.NotAfter
+		}
+	}
+	return first
+}
+
+// Names of an issuer, by its certificates' fingerprints.
+type Names struct{ Root, Intermediate string }
+
+// Newest is the one added last.
+func (a *Authorities) Newest() (n Names, err error) {
+	if len(a.Trusted) == 0 {
+		return n, errors.New("ca: there is no authority")
+	}
+	n.Root, n.Intermediate = a.Trusted[len(a.Trusted)-1].Fingerprints()
+	return n, nil
+}
+
+// Has reports whether an issuer is among those trusted.
+func (a *Authorities) Has(i Issuer) bool {
+	return slices.ContainsFunc(a.Trusted, func(t Issuer) bool { return bytes.Equal(t.Intermediate, i.Intermediate) })
+}
+
+// LastExpiry is when the last certificate by these issuers has expired, as far as the CA knows of them.
+func (c *CA) LastExpiry(ctx context.Context, by []Issuer) (last time.Time, err error) {
+	last = time.Now().UTC()
+	ids := make(map[string]bool)
+	for _, i := range by {
+		cert, err := x509.ParseCertificate(i.Intermediate)
+		if err != nil {
+			return last, fmt.Errorf("ca: %w", err)
+		}
+		ids[string(cert.SubjectKeyId)] = true
+	}
+	for r, err := range c.cfg.DB.All(ctx, store.KindCA+"x509_certs") {
+		if err != nil {
+			return last, fmt.Errorf("ca: %w", err)
+		}
+		if cert, err := x509.ParseCertificate(r.Value); err == nil && ids[string(cert.AuthorityKeyId)] && cert.NotAfter.After(last) {
+			last = cert.NotAfter.UTC()
+		}
+	}
+	return last, nil
 }

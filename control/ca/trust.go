@@ -166,8 +166,10 @@ func checkIssuer(is *issuer, td spiffeid.TrustDomain) error {
 }
 
 // Fingerprint is the SHA-256 of a certificate, in hex.
-func Fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
+func Fingerprint(c *x509.Certificate) string { return fingerprintOf(c.Raw) }
+
+func fingerprintOf(der []byte) string {
+	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
 }
 

@@ -11,6 +11,7 @@ const (
 	KindReplicas  = "replicas"    // the control planes on this store, by their id
 	KindMesh      = "mesh"        // what must be the same at all replicas
 	KindKeyring   = "keyring"     // sealed keys, by what they are for
+	KindTrust     = "trust"       // who reports what during a rotation of the root, by replica
 	KindTokens    = "join-tokens" // by id
 	KindCA        = "ca-"
 )

@@ -15,6 +15,8 @@ const (
 	// Each "warning" is something in the rules that a listener of the member can't evaluate. "keys" are the names of the
 	// member's gossip keys, comma-separated and in order: when they are others than the pool's the answer is 205, at once, and
 	// PathJoin has them.
+	// Each "root" is the SHA-256, in hex, of a root that the member trusts, "issuer" that of the certificate which signed
+	// its own. Each "warning" is something in the rules that a listener of the member can't evaluate.
 	PathBundle = "/v1/bundle"
 )
 
@@ -23,6 +25,9 @@ const (
 	MaxJoinBytes   = 64 << 10
 	MaxBundleBytes = 16 << 20
 )
+
+// MaxRoots bounds how many roots a member reports.
+const MaxRoots = 8
 
 // MaxWarnings bounds how many warnings a member reports, MaxWarning the bytes of each.
 const (

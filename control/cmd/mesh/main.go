@@ -128,7 +128,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
 	root.AddCommand(
 		a.initCommand(), a.serveCommand(), a.replicaCommand(), a.snapshotCommand(),
-		a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.keyringCommand(),
+		a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.caCommand(), a.keyringCommand(),
 		a.policyCommand(), a.explainCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(), a.adminCommand(),
 	)
 	a.mark(root)
