@@ -160,7 +160,7 @@ func (s *Server) count(ctx context.Context, since time.Time, revision uint64) (t
 	for _, g := range s.gossip.Members() {
 		isControl := slices.ContainsFunc(g.Endpoints, func(e endpoint) bool { return e.Service == wire.ControlService })
 		if !g.Self && !isControl && !ready[g.Instance] && behind[g.Instance] == "" {
-			behind[g.Instance] = "member " + g.Instance + ", which has not reported"
+			behind[g.Instance] = "member " + g.Instance + " (has not reported)"
 		}
 	}
 	t.members, t.ready = len(ready)+len(behind), len(ready)

@@ -202,7 +202,12 @@ func pingOn(ctx context.Context, c net.Conn) error {
 // eventually tries until it works, each time after something may have changed.
 func eventually(t *testing.T, what string, try func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	within(t, 10*time.Second, what, try)
+}
+
+func within(t *testing.T, limit time.Duration, what string, try func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

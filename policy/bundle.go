@@ -56,12 +56,12 @@ type payload struct {
 
 // parsedPayload is the same on the way in, where documents are decoded one by one.
 type parsedPayload struct {
-	TrustDomain string  `json:"trustDomain"`
-	Version     uint64  `json:"version"`
-	Issued      string  `json:"issued"`
-	Documents   []*Node `json:"documents"`
-	Revoked     []*Node `json:"revoked"`
-	Authorities *Node   `json:"authorities"`
+	TrustDomain string      `json:"trustDomain"`
+	Version     uint64      `json:"version"`
+	Issued      string      `json:"issued"`
+	Documents   []*Node     `json:"documents"`
+	Revoked     []*Node     `json:"revoked"`
+	Authorities Authorities `json:"authorities"`
 }
 
 // A signed bundle is one line, "mesh-bundle/1 KEYID SIGNATURE", and then the payload, which is
@@ -187,9 +187,8 @@ func readPayload(body []byte) (*Bundle, error) {
 	if len(ps.list) == 0 {
 		b.Documents = decodeDocuments(ps, p.Documents, "documents")
 		b.Revoked = decodeRevocations(&d, p.Revoked)
-		if p.Authorities != nil {
-			b.Authorities = new(Authorities)
-			d.decode(p.Authorities, reflect.ValueOf(b.Authorities).Elem(), &path{field: "authorities"})
+		if len(p.Authorities.Roots) > 0 {
+			b.Authorities = &p.Authorities
 		}
 	}
 	if err := ps.err(); err != nil {
