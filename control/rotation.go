@@ -132,7 +132,8 @@ func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities
 	if q.Grace != nil && *q.Grace < 0 {
 		return admin.Authorities{}, admin.Refuse(http.StatusBadRequest, fmt.Errorf("grace %v is negative", *q.Grace))
 	}
-	next, made := ca.Issuer{}, q.Root+q.Intermediate+q.Key == ""
+	var next ca.Issuer
+	made := q.Root+q.Intermediate+q.Key == ""
 	if made {
 		next, err = s.ca.NewIssuer()
 	} else if next, err = s.ca.Import([]byte(q.Root), []byte(q.Intermediate), []byte(q.Key)); err != nil {
