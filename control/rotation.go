@@ -184,7 +184,7 @@ func (s operator) Authorities(ctx context.Context) (a admin.Authorities, err err
 	}
 	for i, t := range state.Trusted {
 		root, intermediate := t.Fingerprints()
-		a.Trusted = append(a.Trusted, admin.Authority{Root: root, Intermediate: intermediate, Expires: t.Expires(), Active: i == state.Active})
+		a.Trusted = append(a.Trusted, admin.Issuer{Root: root, Intermediate: intermediate, Expires: t.Expires(), Active: i == state.Active})
 	}
 	r := state.Rotation
 	if r == nil {

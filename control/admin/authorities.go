@@ -40,13 +40,13 @@ const (
 
 // Authorities are the roots that members trust, the oldest first.
 type Authorities struct {
-	Trusted []Authority `json:"trusted"`
+	Trusted []Issuer `json:"trusted"`
 	// Rotation is nil when there is none under way.
 	Rotation *Rotation `json:"rotation,omitempty"`
 }
 
-// An Authority is a root with its intermediate, by their SHA-256 in hex.
-type Authority struct {
+// An Issuer is a root with its intermediate, by their SHA-256 in hex.
+type Issuer struct {
 	Root         string    `json:"root"`
 	Intermediate string    `json:"intermediate"`
 	Expires      time.Time `json:"expires"`
