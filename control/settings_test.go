@@ -50,7 +50,7 @@ func TestSettingsAreStrict(t *testing.T) {
 	}
 	for change, want := range map[[2]string]string{
 		{"advertise:", "advertize:"}:                                       "mesh.yaml:3:1: ",
-		{"certificate_lifetime: 24h", "certificate_lifetime: tomorrow"}:    "mesh.yaml:9:",
+		{"certificate_lifetime: 24h", "certificate_lifetime: tomorrow"}:    "mesh.yaml:10:",
 		{"certificate_lifetime: 24h", "certificate_lifetime: 1s"}:          "certificate_lifetime: 1s is below",
 		{"trust_domain: example.test", "trust_domain: other.test"}:         "can't be changed",
 		{"trust_domain: example.test", "trust_domain: a\ntrust_domain: b"}: "mesh.yaml:3:1: ",
