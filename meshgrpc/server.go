@@ -21,6 +21,12 @@ func NewServer(m *mesh.Mesh, opts ...grpc.ServerOption) *grpc.Server {
 	return s
 }
 
+// What one connection can hold of a server. gRPC's defaults are 2³² calls with 16 MiB of metadata each.
+const (
+	maxCalls    = 4096
+	maxMetadata = 64 << 10
+)
+
 // ServerOptions returns what makes grpc.NewServer serve listeners of m for these named ports, of
 // which none means the default one. The server takes connections of such listeners alone,
 // and each call is decided by the rules before any method or later interceptor sees it. An
@@ -32,7 +38,8 @@ func NewServer(m *mesh.Mesh, opts ...grpc.ServerOption) *grpc.Server {
 //
 // A call that the rules no longer allow ends at once with PERMISSION_DENIED: its context is
 // cancelled, and no further message passes. The options also replace the handler for unknown
-// methods, so that only those who may call a method learn that it isn't there.
+// methods, so that only those who may call a method learn that it isn't there. One connection carries 4,096 calls at once at
+// most, each with 64 KiB of metadata at most.
 func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 	m.DeferToRequests(ports...)
 	a := authorizer{m}
@@ -41,6 +48,8 @@ func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 		grpc.ChainUnaryInterceptor(a.unary),
 		grpc.ChainStreamInterceptor(a.stream),
 		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 3 * pingAfter, Timeout: pingTimeout}),
 	}

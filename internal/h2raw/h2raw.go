@@ -58,18 +58,34 @@ func (h *Conn) Do(body []byte, fields ...Field) (*Response, error) {
 	return r, nil
 }
 
-func (h *Conn) do(body []byte, fields []Field) (*Response, error) {
+// Open sends the head of a request, does not wait for anything, and returns the stream.
+func (h *Conn) Open(fields ...Field) (uint32, error) { return h.open(false, fields) }
+
+// Reset gives a request up.
+func (h *Conn) Reset(stream uint32) error {
+	return h.framer.WriteRSTStream(stream, http2.ErrCodeCancel) //nolint:wrapcheck // for tests
+}
+
+func (h *Conn) open(end bool, fields []Field) (uint32, error) {
 	id := h.stream
 	h.stream += 2
 	h.block.Reset()
 	for _, f := range fields {
 		if err := h.enc.WriteField(hpack.HeaderField{Name: f.Name, Value: f.Value}); err != nil {
-			return nil, err
+			return 0, fmt.Errorf("h2raw: %w", err)
 		}
 	}
 	err := h.framer.WriteHeaders(http2.HeadersFrameParam{
-		StreamID: id, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: body == nil,
+		StreamID: id, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: end,
 	})
+	if err != nil {
+		return 0, fmt.Errorf("h2raw: %w", err)
+	}
+	return id, nil
+}
+
+func (h *Conn) do(body []byte, fields []Field) (*Response, error) {
+	id, err := h.open(body == nil, fields)
 	if err == nil && body != nil {
 		err = h.framer.WriteData(id, true, body)
 	}
