@@ -40,17 +40,20 @@ func (m *Mesh) Balancer(address string) (*Balancer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
-	return &Balancer{m.balance, t, balance.New[endpoint]()}, nil
+	b := &Balancer{m.balance, t, balance.New[endpoint]()}
+	b.set.In(m.cfg.Zone)
+	return b, nil
 }
 
 // Update replaces the endpoints, and returns their keys in the same order.
 func (b *Balancer) Update(endpoints []discovery.Endpoint) []EndpointKey {
 	shared := b.all.endpoints(b.target)
-	shared.current()
+	known := shared.current().usable
 	keys := make([]EndpointKey, len(endpoints))
 	choices := make([]balance.Endpoint[endpoint], len(endpoints))
 	for i, ep := range endpoints {
 		choices[i] = choice(ep)
+		choices[i].Since = known[choices[i].Key] // of when it is known, not of when it is connected
 		keys[i] = choices[i].Key
 	}
 	b.set.UpdateFrom(shared.set, choices)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/intramesh/mesh/balance"
 	"github.com/intramesh/mesh/discovery"
@@ -14,13 +15,14 @@ import (
 // transport or an adapter is known to all of them.
 type balancers struct {
 	resolver discovery.Resolver
+	zone     string // of this process
 
 	mu   sync.Mutex
 	sets map[target]*endpointSet
 }
 
-func newBalancers(r discovery.Resolver) *balancers {
-	return &balancers{resolver: r, sets: make(map[target]*endpointSet)}
+func newBalancers(r discovery.Resolver, zone string) *balancers {
+	return &balancers{resolver: r, zone: zone, sets: make(map[target]*endpointSet)}
 }
 
 // endpoints returns the target's set. A target that discovery does not know is not remembered:
@@ -32,6 +34,7 @@ func (b *balancers) endpoints(t target) *endpointSet {
 		return s
 	}
 	s := &endpointSet{resolver: b.resolver, target: t, set: balance.New[endpoint]()}
+	s.set.In(b.zone)
 	s.refresh(nil)
 	if s.set.Len() > 0 {
 		b.sets[t] = s
@@ -61,8 +64,8 @@ type endpointSet struct {
 
 // endpointView is one snapshot of discovery, seen from the target. It is immutable.
 type endpointView struct {
-	all     []discovery.Endpoint // of the service, in all states and of all ports
-	usable  map[endpoint]struct{}
+	all     []discovery.Endpoint   // of the service, in all states and of all ports
+	usable  map[endpoint]time.Time // since when, if they came later than others
 	changed <-chan struct{}
 }
 
@@ -84,14 +87,15 @@ func (s *endpointSet) refresh(seen *endpointView) *endpointView {
 		return v // another caller was first
 	}
 	snap := s.resolver.Lookup(s.target.service)
-	v := &endpointView{all: snap.Endpoints, usable: make(map[endpoint]struct{}), changed: snap.Changed}
+	v := &endpointView{all: snap.Endpoints, usable: make(map[endpoint]time.Time), changed: snap.Changed}
 	var choices []balance.Endpoint[endpoint]
 	for _, ep := range snap.Endpoints {
 		c := choice(ep)
 		if _, dup := v.usable[c.Key]; dup || ep.Port != s.target.port || ep.State != discovery.Ready {
 			continue
 		}
-		v.usable[c.Key] = struct{}{}
+		c.Since = seen.since(c.Key)
+		v.usable[c.Key] = c.Since
 		choices = append(choices, c)
 	}
 	s.set.Update(choices)
@@ -100,7 +104,7 @@ func (s *endpointSet) refresh(seen *endpointView) *endpointView {
 }
 
 func choice(ep discovery.Endpoint) balance.Endpoint[endpoint] {
-	c := balance.Endpoint[endpoint]{Key: endpoint{ep.Instance, ep.Addr}, Weight: ep.Weight}
+	c := balance.Endpoint[endpoint]{Key: endpoint{ep.Instance, ep.Addr}, Weight: ep.Weight, Zone: ep.Zone}
 	if ep.Suspect {
 		c.Tier = 1
 	}
@@ -114,6 +118,17 @@ func (s *endpointSet) failed(addr netip.AddrPort) {
 			s.set.Failed(ep)
 		}
 	}
+}
+
+// since returns when an endpoint of the next view began to be usable: the zero time for those of the first.
+func (v *endpointView) since(key endpoint) time.Time {
+	if v == nil || len(v.usable) == 0 {
+		return time.Time{}
+	}
+	if t, known := v.usable[key]; known {
+		return t
+	}
+	return time.Now()
 }
 
 // errAllTried is returned by pick when there are endpoints, but none that was not tried.

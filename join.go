@@ -105,13 +105,13 @@ func (m *Mesh) connect(ctx context.Context, b *Bootstrap) error {
 	control := static.New(controlEndpoints(ctx, b.Control, m.log)...)
 	if m.discovery == nil {
 		// Only the control plane is known yet: ask it for the rest.
-		m.balance = newBalancers(control)
+		m.balance = newBalancers(control, m.cfg.Zone)
 		if err := m.joinGossip(ctx, b); err != nil {
 			return err
 		}
 	}
 	m.discover()
-	m.balance = newBalancers(withControl{m.discovery, control})
+	m.balance = newBalancers(withControl{m.discovery, control}, m.cfg.Zone)
 	if m.rules == nil {
 		return nil
 	}

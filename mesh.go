@@ -52,7 +52,8 @@ type Config struct {
 	// Advertise is the IP address that others reach this process by. Empty means the address of the listener, or, for a
 	// listener on all addresses, the one that faces the control plane.
 	Advertise string
-	// Zone is the locality to announce, such as "eu-west-1a"; it may be empty.
+	// Zone is where this process is: "eu-west-1a", or, if there are several regions, "eu-west-1/eu-west-1a". It is announced, and what
+	// is dialed is looked for here first: see balance.Shares. It may be empty.
 	Zone string
 	// StateDir keeps certificate, rules and known members over a restart, so that the control plane need not be there
 	// then. One directory belongs to one process. It is made with mode 0700. Empty keeps nothing, and a
@@ -210,7 +211,7 @@ func (m *Mesh) start(ctx context.Context) error {
 	}
 	if m.balance == nil {
 		m.discover()
-		m.balance = newBalancers(m.discovery)
+		m.balance = newBalancers(m.discovery, m.cfg.Zone)
 	}
 	rules, trust := changed(m.policy), changed(m.identity)
 	m.announced = trust != nil

@@ -14,13 +14,15 @@
 // An endpoint that failed is ejected for 1, 2, 4 … 30 seconds, then gets one request at a time
 // until one succeeds. Ejection never empties a set: when every endpoint is ejected, the one
 // that is due back first is used.
+//
+// Endpoints near the caller come first, as far as they last: see [Shares]. A newcomer's share grows with its age: see
+// Endpoint.Since.
 package balance
 
 import (
-	"math"
+	"cmp"
 	"math/rand/v2"
 	"slices"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +38,12 @@ type Endpoint[K comparable] struct {
 	// Tier orders endpoints: one of a higher tier is used only while every endpoint of the
 	// lower ones is ejected or was tried.
 	Tier uint8
+	// Zone is where the endpoint is, "zone" or "region/zone"; see [Set.In].
+	Zone string
+	// Since is when the endpoint began to take traffic, if that was after the others did: for ten seconds its weight grows from a
+	// tenth to all of it, in proportion to its age (as slow start does in Envoy, with its defaults of aggression and least weight,
+	// and in nginx). The zero time is that of an endpoint which is not new.
+	Since time.Time
 }
 
 // A Set holds the endpoints of one service and what is known of them. Make one with
@@ -45,21 +53,26 @@ type Set[K comparable] struct {
 	rand func() uint64
 	list atomic.Pointer[list[K]]
 
-	mu sync.Mutex // serialises Update
+	mu   sync.Mutex // serialises Update
+	zone string
 }
 
 // list is immutable.
 type list[K comparable] struct {
-	entries []entry[K] // by tier
-	first   int        // entries in the lowest tier
-	upto    []uint64   // cumulative weights of the lowest tier; nil when all are equal
+	entries []entry[K]   // by tier and distance
+	groups  []group      // of the lowest tier, at least one unless there are no entries
+	clock   clock        // of the set
+	warm    atomic.Int64 // when the last of the newcomers is none any more; 0 without
 }
 
 type entry[K comparable] struct {
 	*node
-	key  K
-	per  float64 // 1 / weight
-	tier uint8
+	key      K
+	per      float64 // 1 / weight
+	since    int64   // of a newcomer, by the list's clock
+	fresh    bool    // since counts
+	tier     uint8
+	distance uint8
 }
 
 // New returns a set without endpoints.
@@ -70,6 +83,13 @@ func NewWithRand[K comparable](rand func() uint64) *Set[K] {
 	s := &Set[K]{born: time.Now(), rand: rand}
 	s.list.Store(&list[K]{})
 	return s
+}
+
+// In says in which zone the caller is, from the next Update on. Without a zone, all endpoints are equally near.
+func (s *Set[K]) In(zone string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone = zone
 }
 
 // Update replaces the endpoints. Those whose key was there before keep their statistics; a
@@ -98,45 +118,27 @@ func (s *Set[K]) UpdateFrom(other *Set[K], endpoints []Endpoint[K]) {
 		start = sum / float64(len(old.entries))
 	}
 
-	l := &list[K]{entries: make([]entry[K], 0, len(endpoints))}
+	l := &list[K]{clock: clock(s.born), entries: make([]entry[K], 0, len(endpoints))}
 	for _, ep := range endpoints {
 		n := known[ep.Key]
 		if n == nil {
 			n = newNode(start, clock(s.born))
 			known[ep.Key] = n
 		}
-		l.entries = append(l.entries, entry[K]{n, ep.Key, 1 / float64(max(ep.Weight, 1)), ep.Tier})
-	}
-	slices.SortStableFunc(l.entries, func(a, b entry[K]) int { return int(a.tier) - int(b.tier) })
-	l.weigh()
-	s.list.Store(l)
-}
-
-// weigh prepares weighted draws from the lowest tier.
-func (l *list[K]) weigh() {
-	equal := true
-	var total uint64
-	for _, e := range l.entries {
-		if e.tier != l.entries[0].tier {
-			break
+		e := entry[K]{
+			node: n, key: ep.Key, per: 1 / float64(max(ep.Weight, 1)), tier: ep.Tier, distance: distance(s.zone, ep.Zone),
 		}
-		l.first++
-		total += uint64(math.Round(1 / e.per))
-		l.upto = append(l.upto, total)
-		equal = equal && e.per == l.entries[0].per
+		if age := time.Since(ep.Since); age < slowStart {
+			e.since, e.fresh = int64(ep.Since.Sub(s.born)), true
+			l.warm.Store(max(l.warm.Load(), e.since+int64(slowStart)))
+		}
+		l.entries = append(l.entries, e)
 	}
-	if equal {
-		l.upto = nil
-	}
-}
-
-// draw returns an index into the lowest tier, by weight, from 32 random bits.
-func (l *list[K]) draw(r uint64) int {
-	if l.upto == nil {
-		return int(r * uint64(l.first) >> 32) //nolint:gosec // less than first
-	}
-	r = r * l.upto[l.first-1] >> 32
-	return sort.Search(l.first, func(i int) bool { return l.upto[i] > r })
+	slices.SortStableFunc(l.entries, func(a, b entry[K]) int {
+		return cmp.Or(cmp.Compare(a.tier, b.tier), cmp.Compare(a.distance, b.distance))
+	})
+	l.group(s.zone, endpoints)
+	s.list.Store(l)
 }
 
 // Failed ejects an endpoint, as [Picked.Failed] does, for one who did not pick it.
@@ -157,8 +159,13 @@ func (s *Set[K]) Len() int { return len(s.list.Load().entries) }
 func (s *Set[K]) Pick(tried ...K) (Picked[K], bool) {
 	l := s.list.Load()
 	a := -1
-	if len(l.entries) > 1 {
-		a = l.two(s.rand(), tried)
+	switch {
+	case len(l.entries) <= 1:
+	case len(l.groups) == 1 && l.warm.Load() == 0:
+		g, r := &l.groups[0], s.rand()
+		a = l.two(g, g.draw(r&(1<<32-1)), g.draw(r>>32), tried, false)
+	default:
+		a = l.near(s.rand, tried)
 	}
 	if a < 0 {
 		if a = l.scan(s.rand, tried); a < 0 {
@@ -170,34 +177,10 @@ func (s *Set[K]) Pick(tried ...K) (Picked[K], bool) {
 	return Picked[K]{Key: e.key, node: e.node, outage: e.outage.Load(), probe: e.claim()}, true
 }
 
-// two compares two draws from the lowest tier. It returns -1 when neither may be used.
-func (l *list[K]) two(r uint64, tried []K) int {
-	a := l.draw(r & (1<<32 - 1))
-	b := l.draw(r >> 32)
-	if a == b {
-		// One step on instead of drawing again: the neighbour is as arbitrary as any, and
-		// the pair must differ for two choices to be two.
-		b = (b + 1) % l.first
-	}
-	aok, bok := l.usable(a, tried), l.usable(b, tried)
-	switch {
-	case aok && bok:
-		if a != b && l.entries[b].better(&l.entries[a]) {
-			return b
-		}
-		return a
-	case aok:
-		return a
-	case bok:
-		return b
-	}
-	return -1
-}
-
 // scan looks at all endpoints, starting anywhere: the best usable one of the lowest
 // tier that has any, else the one whose ejection ends first.
 func (l *list[K]) scan(rand func() uint64, tried []K) int {
-	best, bestOK := -1, false
+	best, bestOK, warming := -1, false, l.warming()
 	n, from := len(l.entries), 0
 	if n > 1 {
 		from = int(rand() % uint64(n)) //nolint:gosec // less than n
@@ -215,7 +198,7 @@ func (l *list[K]) scan(rand func() uint64, tried []K) int {
 			continue
 		case ok:
 			b := &l.entries[best]
-			if e.tier > b.tier || e.tier == b.tier && !e.better(b) {
+			if e.tier > b.tier || e.tier == b.tier && !l.better(e, b, warming) {
 				continue
 			}
 		case e.ejected() >= l.entries[best].ejected():
@@ -232,9 +215,13 @@ func (l *list[K]) usable(i int, tried []K) bool {
 }
 
 // better reports whether e promises to be done clearly sooner than o.
-func (e *entry[K]) better(o *entry[K]) bool {
-	ecost, eload := e.cost(e.per)
-	ocost, oload := o.cost(o.per)
+func (l *list[K]) better(e, o *entry[K], warming bool) bool {
+	eper, oper := e.per, o.per
+	if warming {
+		eper, oper = eper/l.warmth(e), oper/l.warmth(o)
+	}
+	ecost, eload := e.cost(eper)
+	ocost, oload := o.cost(oper)
 	switch {
 	case ecost*noise < ocost:
 		return true

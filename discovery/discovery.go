@@ -51,7 +51,7 @@ type Endpoint struct {
 	Instance string
 	// Addr is where to connect.
 	Addr netip.AddrPort
-	// Zone is the locality of the instance, such as "eu-west-1a"; it may be empty.
+	// Zone is the locality of the instance: "eu-west-1a", or with its region "eu-west-1/eu-west-1a". It may be empty.
 	Zone string
 	// Weight is the relative capacity; 0 counts as 1.
 	Weight uint16
