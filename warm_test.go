@@ -233,6 +233,29 @@ func TestNoReuseAfterAnEvent(t *testing.T) {
 	})
 }
 
+// What a server said of a link is heard, even if that was all at once and long ago.
+func TestGoodbyeBehindAClose(t *testing.T) {
+	bubble(t, func(t *testing.T, w *memWorld) {
+		only := w.net.JoinConfig(t, mesh.Config{Service: "orders", Policy: policy.AuthorizerFunc(nil)}) // it hears of no change
+		for range 2 {
+			c, err := only.Dial(t.Context(), "tcp", "payments")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := ping(c); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			synctest.Wait()
+			w.net.SetRules(t, ordersToPayments)
+			<-time.After(990 * time.Millisecond) // before anybody sweeps
+		}
+		if n := only.Stats().Reused; n != 0 {
+			t.Errorf("%d connections were used again", n)
+		}
+	})
+}
+
 func (w *memWorld) restart() {
 	w.t.Helper()
 	w.payments = w.net.JoinConfig(w.t, mesh.Config{Service: "payments", Identity: w.server})
