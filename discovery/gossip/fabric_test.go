@@ -23,6 +23,7 @@ type fabric struct {
 	mu      sync.Mutex
 	sockets map[netip.AddrPort]*socket
 	cut     func(from, to netip.Addr) bool
+	deaf    netip.Addr // it gets no packets, but streams
 }
 
 func newFabric() *fabric {
@@ -115,7 +116,7 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 func (s *socket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	to := addr.(*net.UDPAddr).AddrPort()
 	s.host.f.mu.Lock()
-	peer, alive := s.host.f.sockets[to], s.host.f.sockets[s.addr] == s
+	peer, alive := s.host.f.sockets[to], s.host.f.sockets[s.addr] == s && s.host.f.deaf != to.Addr()
 	s.host.f.mu.Unlock()
 	if peer != nil && alive && !s.host.f.isCut(s.addr.Addr(), to.Addr()) {
 		select {

@@ -94,11 +94,12 @@ type Config struct {
 	// members; the default is 10 s.
 	RejoinInterval time.Duration
 	// ProbeInterval is the time between probes of other members. A member that stops is
-	// held dead after about six of them in a small pool, more in a large one. The default is 500 ms.
+	// held dead after about five of them in a small pool, ten among thousands. The default is 500 ms.
 	ProbeInterval time.Duration
 	// GossipInterval is the time between packets with news; the default is 100 ms.
 	GossipInterval time.Duration
-	// SyncInterval is the time between full exchanges with a random member; the default is 15 s.
+	// SyncInterval is the time between comparisons with a random member of what both have heard; they are more
+	// frequent after the start and in small pools. The default is 30 s.
 	SyncInterval time.Duration
 }
 
@@ -139,7 +140,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.RejoinInterval, 10 * time.Second},
 		{&c.ProbeInterval, 500 * time.Millisecond},
 		{&c.GossipInterval, 100 * time.Millisecond},
-		{&c.SyncInterval, 15 * time.Second},
+		{&c.SyncInterval, 30 * time.Second},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.or

@@ -27,8 +27,6 @@ func (m *Member) hasCandidates() bool {
 // stayJoined reaches for others until the member ends: quickly at first, then to heal what a
 // partition split, since memberlist forgets whom it could not reach for long.
 func (m *Member) stayJoined() {
-	// Those who start together through one seed learn of each other sooner by another exchange or two.
-	resync := []time.Duration{2 * time.Second, 3 * time.Second, 5 * time.Second}
 	pause := 100 * time.Millisecond
 	for {
 		if m.reach(m.candidates()) {
@@ -42,15 +40,42 @@ func (m *Member) stayJoined() {
 		if !m.isJoined() {
 			wait = min(pause, wait)
 			pause = 2 * wait
-		} else if len(resync) > 0 {
-			wait = min(resync[0], wait)
-			resync = resync[1:]
-			m.reach(m.someMember())
 		}
 		select {
 		case <-m.ctx.Done():
 			return
+		// Not longer than wait: a network that is whole again is found so within one RejoinInterval and the time that an
+		// attempt under way takes to fail.
+		case <-time.After(wait/2 + rand.N(wait/2+1)): //nolint:gosec // jitter, not a secret
+		}
+	}
+}
+
+// staySynced compares with a random member what both have heard: some news is lost. Soon after the start it does so more often:
+// those who start together through one seed learn of each other by that. In a small pool each news is sent to few, and the more often
+// missed by one of them.
+func (m *Member) staySynced() {
+	select {
+	case <-m.joined:
+	case <-m.ctx.Done():
+		return
+	}
+	const small = 50
+	wait := m.cfg.SyncInterval / 30
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
 		case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // jitter, not a secret
+		}
+		wait = min(2*wait, m.cfg.SyncInterval)
+		if len(m.pool.living()) < small {
+			wait = min(wait, m.cfg.SyncInterval/3)
+		}
+		for _, addr := range m.someMember() {
+			if err := m.wire.Sync(m.ctx, addr.String()); err != nil && m.ctx.Err() == nil {
+				m.cfg.Logger.Debug("gossip: not in sync", "addr", addr, "error", err)
+			}
 		}
 	}
 }

@@ -101,8 +101,24 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.wg.Go(func() { m.pool.run(m.ctx) })
 	m.wg.Go(m.stayJoined)
+	m.wg.Go(m.staySynced)
 	return m, nil
 }
+
+// What memberlist is told, where its defaults don't do for thousands of members.
+const (
+	// gossipNodes is how many members each round of news goes to.
+	gossipNodes = 4
+	// maxPacket bounds packets with news, in bytes. More than 255 messages would corrupt one, and the shortest takes 34.
+	maxPacket = 8 << 10
+	// suspicion is how many probe intervals, times the decimal logarithm of the number of members, a suspect has to
+	// answer. With 2, memberlist does not wait for other members' word: that costs up to six times as long when most of those
+	// who could give it are gone as well, and a wrong suspicion is a mark that the member itself wipes off.
+	suspicion = 2
+	// awareness bounds by how much a member slows its probes when many fail. That is meant for one that is starved itself;
+	// when it is the others who are gone, each probe of them would take it four seconds.
+	awareness = 4
+)
 
 // listConfig sets every field that memberlist's defaults would leave to chance.
 func (m *Member) listConfig() *memberlist.Config {
@@ -114,7 +130,13 @@ func (m *Member) listConfig() *memberlist.Config {
 	c.ProbeInterval = m.cfg.ProbeInterval
 	c.ProbeTimeout = m.cfg.ProbeInterval / 2
 	c.GossipInterval = m.cfg.GossipInterval
-	c.PushPullInterval = m.cfg.SyncInterval
+	c.GossipNodes = gossipNodes
+	c.UDPBufferSize = maxPacket
+	c.HandoffQueueDepth = 4096
+	c.SuspicionMult = suspicion
+	c.AwarenessMaxMultiplier = awareness
+	c.GossipToTheDeadTime = 60 * m.cfg.ProbeInterval
+	c.PushPullInterval = 0      // see staySynced
 	c.EnableCompression = false // costs 100 µs a packet and saves nothing
 	c.DNSConfigPath = ""        // we resolve seeds
 	c.Delegate = m.pool

@@ -119,6 +119,13 @@ func floods(victim string) []Attack {
 			{PushPull, 0x81, 0xdb, 0x40, 0, 0, 0},
 		}},
 		{Name: "1 GiB compressed", Streams: [][]byte{{Compressed, 0x82, 0xa4, 'A', 'l', 'g', 'o', 0, 0xa3, 'B', 'u', 'f', 0xdb, 0x40, 0, 0, 0}}},
+		{Name: "digests", Streams: [][]byte{
+			{0xd0}, make([]byte, 1+256*8), append([]byte{0xd0}, make([]byte, 4<<20)...),
+			{0xd1}, {0xd2}, {0xd2, PushPull}, append([]byte{0xd2}, Exchange(1<<20)...), append([]byte{0xd2, 0xd2}, Exchange(0)...), {0xd3, 0},
+			append([]byte{0xd2}, Exchange(1, State("x", Attacker(), make([]byte, 513), Versions(), 1, 0))...),
+			append([]byte{0xd2}, Exchange(1, State(victim, Attacker(), nil, Versions(), 60, 0))...),
+			append([]byte{0xd2}, Exchange(1, State(victim, Victim(), nil, Versions(), never, 2))...),
+		}},
 		{
 			Name:    "nothing",
 			Packets: [][]byte{{}, {HasCRC}, {HasCRC, 0, 0, 0, 0}, {Compound}, {Compound, 0}, {Compound, 255}, {Labelled}, {Labelled, 0}, Pack(nil, nil)},

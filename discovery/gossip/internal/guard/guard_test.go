@@ -62,7 +62,7 @@ func TestAttacksAreRefused(t *testing.T) {
 		for i, s := range a.Streams {
 			size += 2 * len(s)
 			for _, request := range []bool{true, false} {
-				if got, err := g.Stream(s, request); err == nil && !bytes.Equal(got, empty) {
+				if got, err := g.Stream(s, request); err == nil && !bytes.HasSuffix(got, empty) { // an exchange or a push of nobody
 					t.Errorf("%s: stream %d passes as %q", a.Name, i, got)
 				}
 			}

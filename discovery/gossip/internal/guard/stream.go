@@ -15,6 +15,9 @@ func (g *Guard) Stream(b []byte, request bool) ([]byte, error) {
 	if len(b) == 0 || len(b) > MaxMessage {
 		return nil, errMalformed
 	}
+	if message, ok, err := g.sync(b, request); ok {
+		return message, err
+	}
 	kind := b[0]
 	if kind == pushPull {
 		return g.states(b[1:])

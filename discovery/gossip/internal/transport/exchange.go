@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -23,16 +22,7 @@ func (t *Transport) Exchange(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := t.DialTimeout(address, StreamTimeout)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	if _, err := conn.Write(own); err != nil {
-		return err
-	}
-	theirs, err := io.ReadAll(io.LimitReader(conn, guard.MaxMessage))
+	theirs, err := t.say(ctx, address, own)
 	if err != nil {
 		return err
 	}

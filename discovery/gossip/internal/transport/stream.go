@@ -102,6 +102,7 @@ type stream struct {
 	host    netip.Addr // who opened an inbound stream
 	id      [idSize]byte
 	in      *bytes.Reader
+	sync    bool // it holds a message that is not for memberlist
 	close   sync.Once
 }
 
@@ -127,7 +128,7 @@ func (s *stream) receive() error {
 	if b, err = s.t.cfg.Guard.Stream(b, s.inbound); err != nil {
 		return fmt.Errorf("gossip: refused message from %v: %w", s.RemoteAddr(), err)
 	}
-	s.in = bytes.NewReader(b)
+	s.in, s.sync = bytes.NewReader(b), guard.IsDigestRequest(b) || guard.IsPush(b)
 	return nil
 }
 

@@ -276,6 +276,13 @@ func (t *Transport) serve(s *stream) {
 		_ = s.Close() // the peer sees it
 		return
 	}
+	if s.sync {
+		if err := t.answerSync(s); err != nil && t.ctx.Err() == nil {
+			t.cfg.Logger.Debug("gossip: no answer to a digest", "to", s.RemoteAddr().String(), "error", err)
+		}
+		_ = s.Close() // it was answered, or the peer sees it
+		return
+	}
 	select {
 	case t.streams <- s:
 	case <-t.ctx.Done():
