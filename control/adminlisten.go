@@ -133,7 +133,7 @@ func (s operator) RevokeIdentity(ctx context.Context, serial string) (admin.Iden
 		return admin.Identity{}, err
 	}
 	if _, err := s.db.Commit(ctx, op, store.Audit(ctx, "operator revoked", serial, "")); err != nil {
-		return admin.Identity{}, refusal(err)
+		return admin.Identity{}, err
 	}
-	return admin.Identity{Serial: serial}, refusal(s.operators.refresh(ctx))
+	return admin.Identity{Serial: serial}, s.operators.refresh(ctx)
 }

@@ -123,7 +123,7 @@ func (k *keyring) change(ctx context.Context, action, id string, edit func(keys 
 		return []store.Op{store.Audit(ctx, action, id, "")}, err
 	})
 	if err != nil {
-		return refusal(err)
+		return err
 	}
 	return k.refresh(ctx)
 }

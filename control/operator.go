@@ -75,19 +75,17 @@ func (s operator) Rollback(ctx context.Context, version, base uint64) (store.Res
 
 // History returns the newest versions.
 func (s operator) History(ctx context.Context, n int) ([]store.Version, error) {
-	all, err := s.rules.History(ctx, n)
-	return all, refusal(err)
+	return s.rules.History(ctx, n)
 }
 
 // Version returns the documents of one version.
 func (s operator) Version(ctx context.Context, version uint64) (store.Rules, error) {
-	r, err := s.rules.At(ctx, version)
-	return r, refusal(err)
+	return s.rules.At(ctx, version)
 }
 
 func (s operator) changed(ctx context.Context, r store.Result, err error) error {
 	if err != nil {
-		return refusal(err)
+		return err
 	}
 	for _, c := range r.Changes {
 		if c.Change != store.Unchanged {
@@ -95,26 +93,6 @@ func (s operator) changed(ctx context.Context, r store.Result, err error) error 
 		}
 	}
 	return s.pub.publish()
-}
-
-// refusal gives an error of the store its status.
-func refusal(err error) error {
-	status := 0
-	if _, ok := errors.AsType[*store.StaleError](err); ok {
-		status = http.StatusConflict
-	}
-	if _, ok := errors.AsType[*store.UnavailableError](err); ok {
-		status = http.StatusServiceUnavailable
-	}
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		status = http.StatusNotFound
-	case errors.Is(err, store.ErrInvalid):
-		status = http.StatusBadRequest
-	case status == 0:
-		return err
-	}
-	return admin.Refuse(status, err)
 }
 
 // Explain asks the engine that the members run.

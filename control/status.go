@@ -188,7 +188,7 @@ func (s operator) Audit(ctx context.Context, n int) ([]store.AuditEntry, error) 
 	all := []store.AuditEntry{}
 	for e, err := range store.AuditLog(ctx, s.db) {
 		if err != nil {
-			return nil, refusal(err)
+			return nil, err
 		}
 		all = append(all, e)
 		if len(all) > 2*n { // the log may be long

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+
+	"github.com/intramesh/mesh/control/store"
 )
 
 // Handler serves a backend to [Client]. Who calls is as [WithCaller] says. Failures that are not the operator's doing
@@ -87,8 +89,10 @@ func (h handler) answer(w http.ResponseWriter, r *http.Request, v any, err error
 	if err != nil {
 		refusal, ok := errors.AsType[*Error](err)
 		if !ok {
+			refusal = &Error{statusOf(err), err.Error()}
+		}
+		if refusal.Status >= http.StatusInternalServerError {
 			h.log.ErrorContext(r.Context(), "operator's request failed", "op", r.Pattern, "error", err)
-			refusal = &Error{http.StatusInternalServerError, err.Error()}
 		}
 		status, v = refusal.Status, refusal
 	}
@@ -96,4 +100,24 @@ func (h handler) answer(w http.ResponseWriter, r *http.Request, v any, err error
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the operator is gone: nobody to tell
+}
+
+// statusOf is that of an error of the store.
+func statusOf(err error) int {
+	if _, ok := errors.AsType[*store.StaleError](err); ok {
+		return http.StatusConflict
+	}
+	if _, ok := errors.AsType[*store.ConflictError](err); ok {
+		return http.StatusConflict
+	}
+	if _, ok := errors.AsType[*store.UnavailableError](err); ok {
+		return http.StatusServiceUnavailable
+	}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, store.ErrInvalid):
+		return http.StatusBadRequest
+	}
+	return http.StatusInternalServerError
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/internal/etcdtest"
 	"go.uber.org/goleak"
 )
 
@@ -25,6 +26,7 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	dir, err := os.MkdirTemp("", "mesh")
 	if err != nil {
 		panic(err)
@@ -75,8 +77,31 @@ func must(t *testing.T, dir, stdin string, args ...string) string {
 func newPlane(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	const addr = "127.0.0.1:0"
-	must(t, dir, "", "init", "--trust-domain", "example.test", "--listen-ca", addr, "--listen-mesh", addr, "--listen-gossip", addr)
+	must(t, dir, "", append([]string{"init", "--trust-domain", "example.test"}, anyPorts...)...)
+	keepPorts(t, dir)
+	return dir
+}
+
+var anyPorts = []string{"--listen-ca", "127.0.0.1:0", "--listen-mesh", "127.0.0.1:0", "--listen-gossip", "127.0.0.1:0"}
+
+// newReplicas makes n control planes on one etcd, each at mesh-data in a directory of its own.
+func newReplicas(t *testing.T, n int, store string) (dirs []string) {
+	t.Helper()
+	for i := range n {
+		dir := t.TempDir()
+		dirs = append(dirs, dir)
+		if i == 0 {
+			must(t, dir, "", append([]string{"init", "--trust-domain", "example.test", "--store", store}, anyPorts...)...)
+		} else {
+			must(t, dirs[0], "", append([]string{"replica", filepath.Join(dir, "mesh-data")}, anyPorts...)...)
+		}
+		keepPorts(t, dir)
+	}
+	return dirs
+}
+
+func keepPorts(t *testing.T, dir string) {
+	t.Helper()
 	// Ports that nobody else is given by chance while a test restarts it: below those that
 	// systems hand out for port 0. One that is taken is replaced.
 	first := 15000 + rand.IntN(15000)
@@ -84,7 +109,6 @@ func newPlane(t *testing.T) (dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "mesh-data", "run.json"), []byte(run), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return dir
 }
 
 // A process is a running "mesh serve".
