@@ -124,7 +124,7 @@ func (s *Server) step(ctx context.Context, state authorityState, revision uint64
 func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities, error) {
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
-		return admin.Authorities{}, refusal(err)
+		return admin.Authorities{}, err
 	}
 	if state.Rotation != nil {
 		return admin.Authorities{}, admin.Refuse(http.StatusConflict, errors.New("a rotation is under way: see mesh ca status"))
@@ -150,7 +150,7 @@ func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities
 		err = errors.Join(err, s.ca.ForgetRootKey(next))
 	}
 	if err != nil {
-		return admin.Authorities{}, refusal(err)
+		return admin.Authorities{}, err
 	}
 	return s.Authorities(ctx)
 }
@@ -159,7 +159,7 @@ func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities
 func (s operator) AbortRotation(ctx context.Context) (admin.Authorities, error) {
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
-		return admin.Authorities{}, refusal(err)
+		return admin.Authorities{}, err
 	}
 	if state.Rotation == nil || state.Rotation.Phase != admin.PhaseAdding {
 		return admin.Authorities{}, admin.Refuse(http.StatusConflict, errors.New("there is no rotation that could be given up: certificates by the new root are out, or none is under way"))
@@ -168,7 +168,7 @@ func (s operator) AbortRotation(ctx context.Context) (admin.Authorities, error) 
 	gone := state.Trusted[last]
 	state.Trusted, state.Rotation = state.Trusted[:last], nil
 	if err := s.step(ctx, state, revision, "give up"); err != nil {
-		return admin.Authorities{}, refusal(err)
+		return admin.Authorities{}, err
 	}
 	if err := s.ca.ForgetRootKey(gone); err != nil {
 		return admin.Authorities{}, err
@@ -180,7 +180,7 @@ func (s operator) AbortRotation(ctx context.Context) (admin.Authorities, error) 
 func (s operator) Authorities(ctx context.Context) (a admin.Authorities, err error) {
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
-		return a, refusal(err)
+		return a, err
 	}
 	for i, t := range state.Trusted {
 		root, intermediate := t.Fingerprints()
@@ -192,7 +192,7 @@ func (s operator) Authorities(ctx context.Context) (a admin.Authorities, err err
 	}
 	t, err := s.count(ctx, r.Since, revision)
 	if err != nil {
-		return a, refusal(err)
+		return a, err
 	}
 	a.Rotation = &admin.Rotation{
 		Phase: r.Phase, From: a.Trusted[0].Root, To: a.Trusted[len(a.Trusted)-1].Root, Started: r.Started, Since: r.Since, By: r.By,
