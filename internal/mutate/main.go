@@ -111,10 +111,14 @@ func (m mutant) try(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*testTimeout)
 	defer cancel()
 	pkg := "./" + filepath.Dir(m.file)
-	if b, err := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlay, "-o", binary, pkg).CombinedOutput(); err != nil { //nolint:gosec // our own list
+	if b, err := exec.CommandContext(ctx, "go", "test", "-c", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, pkg).CombinedOutput(); err != nil { //nolint:gosec // our own list
 		return "", fmt.Errorf("it does not compile: %w\n%s", err, b)
 	}
-	cmd := exec.CommandContext(ctx, binary, "-test.run", m.tests, "-test.failfast", "-test.timeout", testTimeout.String()) //nolint:gosec // our own binary
+	args := []string{"-test.run", m.tests, "-test.failfast", "-test.timeout", testTimeout.String()}
+	if m.tests == model { // enough random runs to find it for sure, and no time to tell which is the shortest
+		args = append(args, "-rapid.checks=1000", "-rapid.shrinktime=1ms")
+	}
+	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // our own binary
 	cmd.Dir, cmd.Env = filepath.Dir(m.file), append(os.Environ(), "MESH_NIGHTLY=", "RAPID_NOFAILFILE=true")
 	b, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
