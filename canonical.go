@@ -39,12 +39,13 @@ func canonicalPath(r *http.Request) (string, error) {
 	if raw := strings.ToLower(r.URL.RawPath); strings.Contains(raw, "%2f") {
 		return "", badRequest("the path has an encoded slash")
 	}
-	segs := strings.Split(p[1:], "/")
-	for i, seg := range segs {
+	for rest, more := p[1:], true; more; {
+		var seg string
+		seg, rest, more = strings.Cut(rest, "/")
 		switch {
 		case seg == "." || seg == "..":
 			return "", badRequest("the path has a dot segment")
-		case seg == "" && i < len(segs)-1: // the last one is empty after a final slash
+		case seg == "" && more: // the last one is empty after a final slash
 			return "", badRequest("the path has an empty segment")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/discovery"
@@ -105,8 +106,9 @@ func ruleDocuments(guest bool) []policy.Document {
 
 // switchable is an authorizer whose rules can change, as a policy.Syncer's do.
 type switchable struct {
-	mu      sync.RWMutex
-	engine  *policy.Engine
+	engine atomic.Pointer[policy.Engine]
+
+	mu      sync.Mutex
 	changed chan struct{}
 }
 
@@ -117,23 +119,27 @@ func (s *switchable) set(guest bool) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.engine.Store(e)
 	if s.changed != nil {
 		close(s.changed)
 	}
-	s.engine, s.changed = e, make(chan struct{})
+	s.changed = make(chan struct{})
 	return nil
 }
 
 func (s *switchable) Authorize(ctx context.Context, r *policy.Request) policy.Decision {
-	s.mu.RLock()
-	e := s.engine
-	s.mu.RUnlock()
-	return e.Authorize(ctx, r)
+	return s.engine.Load().Authorize(ctx, r)
 }
 
+// Pin is what policy.Pinned calls.
+func (s *switchable) Pin(r *policy.Request) policy.Authorizer { return policy.PinTo(&s.engine, r) }
+
+// Engine is what policy.EngineOf calls.
+func (s *switchable) Engine() *policy.Engine { return s.engine.Load() }
+
 func (s *switchable) Changed() <-chan struct{} {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.changed
 }
 

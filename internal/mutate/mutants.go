@@ -61,7 +61,7 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a constant list
 	// One canonical request.
 	{"encoded slashes pass", "canonical.go", `strings.Contains(raw, "%2f")`, "false && raw == \"\"", wire},
 	{"dot segments pass", "canonical.go", `case seg == "." || seg == "..":`, "case false:", wire},
-	{"empty segments pass", "canonical.go", `case seg == "" && i < len(segs)-1:`, "case i < 0:", wire},
+	{"empty segments pass", "canonical.go", `case seg == "" && more:`, "case seg == \"\" && !more && rest != \"\":", wire},
 	{"parameters pass", "canonical.go", "c == ';', ", "", wire},
 	{"what is not UTF-8 passes", "canonical.go", "if !utf8.ValidString(p) {", "if !utf8.ValidString(\"\") {", wire},
 	{"double encoding passes", "canonical.go", "isHex(p[i+1]) && isHex(p[i+2])", "isHex(p[i+1]) && p[i+2] == 0", wire},

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+
+	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/static"
+	"github.com/intramesh/mesh/internal/testca"
+)
+
+// requestPath is everything that the mesh does on a server for a request, and nothing that net/http does: a handler calls a
+// handler of the mesh n times. The request, a connection and 1,003 rules are real.
+func requestPath() (local, error) {
+	ca, err := testca.New(benchDomain())
+	if err != nil {
+		return nil, err
+	}
+	join := func(name string, with func(*mesh.Config)) (*mesh.Mesh, error) {
+		svid, err := ca.SVID(name)
+		if err != nil {
+			return nil, err
+		}
+		c := mesh.Config{Service: name, Identity: material{svid, ca.Bundle()}.source(), Discovery: static.New()}
+		with(&c)
+		return mesh.Join(context.Background(), c)
+	}
+	rules := new(switchable)
+	if err := rules.set(true); err != nil {
+		return nil, err
+	}
+	server, err := join(serverName, func(c *mesh.Config) { c.Policy = rules })
+	if err != nil {
+		return nil, err
+	}
+	ln, err := server.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	at, err := netip.ParseAddrPort(ln.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	client, err := join(clientName, func(c *mesh.Config) { c.Discovery = static.New(discovery.Endpoint{Service: serverName, Addr: at}) })
+	if err != nil {
+		return nil, err
+	}
+	times := make(chan int, 1)
+	inner := server.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	go func() {
+		s := &http.Server{Handler: server.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // it serves the bench alone
+			for range <-times {
+				inner.ServeHTTP(w, r)
+			}
+		}))}
+		_ = s.Serve(ln)
+	}()
+	web := client.HTTPClient()
+	return func(n int) error {
+		times <- n
+		resp, err := web.Get("http://" + serverName + "/bytes/1024") //nolint:noctx // it serves the bench alone
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %w", resp.Status, err)
+		}
+		return nil
+	}, nil
+}
