@@ -127,7 +127,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.cert, "cert", os.Getenv("MESH_CERT"), "with --server: the file with your identity, from mesh admin issue; by default $MESH_CERT")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", `"json" for scripts`)
 	root.AddCommand(
-		a.initCommand(), a.serveCommand(), a.replicaCommand(), a.snapshotCommand(),
+		a.initCommand(), a.serveCommand(), a.dnsCommand(), a.replicaCommand(), a.snapshotCommand(),
 		a.tokenCommand(), a.bootstrapCommand(), a.revokeCommand(), a.caCommand(), a.keyringCommand(),
 		a.policyCommand(), a.explainCommand(), a.membersCommand(), a.statusCommand(), a.auditCommand(), a.adminCommand(),
 	)
