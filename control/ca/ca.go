@@ -29,8 +29,10 @@ const (
 	// MinLifetime is the shortest that leaves time to renew.
 	MinLifetime = time.Minute
 
-	// backdate makes up for clocks that run behind; it is not part of a lifetime.
-	backdate = time.Minute
+	// Certificates are valid for a while before they are made, which is not part of their lifetime: a clock that is five
+	// minutes behind, and the seconds that times are cut to, do no harm. With a lifetime below an hour it is a tenth of
+	// that, and at least a minute.
+	minBackdate, maxBackdate = time.Minute, 6 * time.Minute
 	// provisionerName is the issuer of tokens.
 	provisionerName = "mesh"
 )
@@ -114,7 +116,7 @@ func (c *CA) newAuthority(t *trust) (*authority.Authority, error) {
 			AuthorityConfig: &config.AuthConfig{
 				// Used tokens are in the database, so those from before a restart are good.
 				DisableIssuedAtCheck: true,
-				Backdate:             &provisioner.Duration{Duration: backdate},
+				Backdate:             &provisioner.Duration{Duration: c.backdate()},
 				Provisioners: provisioner.List{&provisioner.JWK{
 					Type: "JWK",
 					Name: provisionerName,
@@ -131,6 +133,10 @@ func (c *CA) newAuthority(t *trust) (*authority.Authority, error) {
 			},
 		}),
 	)
+}
+
+func (c *CA) backdate() time.Duration {
+	return min(max(c.cfg.Lifetime/10, minBackdate), maxBackdate)
 }
 
 // kid names the provisioner's key by its SHA-256.

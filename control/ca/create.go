@@ -76,7 +76,7 @@ func authorityTemplate(td spiffeid.TrustDomain, what string) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: what + " CA of mesh " + td.Name()},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-time.Hour), // clocks may be behind
 		NotAfter:              now.Add(authorityLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,

@@ -52,7 +52,7 @@ func (c *CA) issue(by *issuer, template *x509.Certificate) (*x509.Certificate, *
 		return nil, nil, fmt.Errorf("ca: %w", err)
 	}
 	now := time.Now()
-	template.NotBefore = now.Add(-backdate)
+	template.NotBefore = now.Add(-c.backdate())
 	template.NotAfter = now.Add(c.cfg.Lifetime)
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/intramesh/mesh/control/internal/names"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/identity"
 	"github.com/smallstep/certificates/logging"
@@ -120,14 +121,25 @@ func (c *CA) RevokeSerial(ctx context.Context, serial *big.Int) ([]Revoked, erro
 // as it either, until [CA.Pardon]. It returns which certificates are meant, those whose NotBefore is not
 // after before, and when the last of them has expired.
 func (c *CA) RevokeService(ctx context.Context, service string, block bool) (before, expires time.Time, err error) {
-	before = time.Now().UTC().Add(-backdate).Truncate(time.Second)
-	expires = time.Now().Add(c.cfg.Lifetime + backdate)
-	for r, err := range c.cfg.DB.All(ctx, store.KindCA+"x509_certs") { // some may live longer: the setting was another one
+	before = time.Now().UTC().Add(-c.backdate()).Truncate(time.Second)
+	expires = time.Now().Add(c.cfg.Lifetime + maxBackdate)
+	id, err := names.Ordinary(c.td, service)
+	if err != nil {
+		return before, expires, fmt.Errorf("ca: %w", err)
+	}
+	for r, err := range c.cfg.DB.All(ctx, store.KindCA+"x509_certs") { // made when the lifetime was set to something else
 		if err != nil {
 			return before, expires, fmt.Errorf("ca: %w", err)
 		}
-		if cert, err := x509.ParseCertificate(r.Value); err == nil && cert.NotAfter.After(expires) {
+		cert, err := x509.ParseCertificate(r.Value)
+		if err != nil || len(cert.URIs) != 1 || cert.URIs[0].String() != id.String() {
+			continue
+		}
+		if cert.NotAfter.After(expires) {
 			expires = cert.NotAfter
+		}
+		if cert.NotBefore.After(before) {
+			before = cert.NotBefore
 		}
 	}
 	r := refusal{Before: before, Block: block, Expires: expires}
@@ -159,7 +171,7 @@ func (c *CA) expires(serial string) time.Time {
 	if cert, err := c.db.GetCertificate(serial); err == nil {
 		return cert.NotAfter.UTC()
 	}
-	return time.Now().UTC().Truncate(time.Second).Add(c.cfg.Lifetime + backdate)
+	return time.Now().UTC().Truncate(time.Second).Add(c.cfg.Lifetime + maxBackdate)
 }
 
 // Find returns a certificate that the CA has issued and not forgotten, by its serial number in hexadecimal, with or

@@ -68,7 +68,7 @@ func (c *CA) token(service string, hostports []string, ttl time.Duration, bound 
 			Audience:  audience(hostports),
 			ID:        rand.Text(),
 			IssuedAt:  jose.NewNumericDate(now),
-			NotBefore: jose.NewNumericDate(now.Add(-backdate)),
+			NotBefore: jose.NewNumericDate(now.Add(-maxBackdate)),
 			Expiry:    jose.NewNumericDate(now.Add(ttl)),
 		},
 		SANs: []string{id.String()},
