@@ -34,7 +34,11 @@ const secretSize = store.SealKeySize // AES-256, for gossip too
 // Init makes a new control plane in dir, which must not exist or be empty: keys and
 // certificates, an empty store of rules, and mesh.yaml with the settings. What it made
 // is gone again when it fails.
-func Init(dir string, s Settings) (err error) {
+func Init(dir string, s Settings) error { return InitFrom(dir, s, nil) }
+
+// InitFrom is [Init] with an intermediate that was made elsewhere, so that the root's key never is here; nil makes
+// both.
+func InitFrom(dir string, s Settings, b *ca.Brought) (err error) {
 	s = s.withDefaults()
 	if err := s.check(); err != nil {
 		return fmt.Errorf("control: %w", err)
@@ -51,7 +55,12 @@ func Init(dir string, s Settings) (err error) {
 			err = errors.Join(err, empty(dir))
 		}
 	}()
-	if err := ca.Create(filepath.Join(dir, caDir), td); err != nil {
+	if b != nil {
+		err = ca.CreateFrom(filepath.Join(dir, caDir), td, *b)
+	} else {
+		err = ca.Create(filepath.Join(dir, caDir), td)
+	}
+	if err != nil {
 		return err
 	}
 	if err := writeKeys(dir); err != nil {

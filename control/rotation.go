@@ -133,10 +133,10 @@ func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities
 		return admin.Authorities{}, admin.Refuse(http.StatusBadRequest, fmt.Errorf("grace %v is negative", *q.Grace))
 	}
 	var next ca.Issuer
-	made := q.Root+q.Intermediate+q.Key == ""
+	made := q.Root+q.Intermediate+q.Key+q.KeyURI == ""
 	if made {
 		next, err = s.ca.NewIssuer()
-	} else if next, err = s.ca.Import([]byte(q.Root), []byte(q.Intermediate), []byte(q.Key)); err != nil {
+	} else if next, err = s.ca.Import(ca.Brought{Root: []byte(q.Root), Intermediate: []byte(q.Intermediate), Key: []byte(q.Key), KeyURI: q.KeyURI}); err != nil {
 		err = admin.Refuse(http.StatusBadRequest, err)
 	}
 	if err != nil {

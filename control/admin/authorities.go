@@ -28,6 +28,8 @@ type Rotate struct {
 	Root         string `json:"root,omitempty"`
 	Intermediate string `json:"intermediate,omitempty"`
 	Key          string `json:"key,omitempty"`
+	// KeyURI names the key in a KMS instead, as smallstep's tools do.
+	KeyURI string `json:"key_uri,omitempty"`
 }
 
 // The phases of a rotation.

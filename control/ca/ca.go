@@ -70,6 +70,7 @@ type CA struct {
 	// share (provisioner.Audiences.All).
 	signing sync.Mutex
 	closed  sync.Once
+	kms     kmses
 }
 
 // Open loads the CA in cfg.Dir. Several with the same keys can run on one store: what one issued another
@@ -84,22 +85,25 @@ func Open(cfg Config) (*CA, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	k, err := loadKeys(cfg.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(k.intermediate.PermittedURIDomains) != 1 {
-		return nil, fmt.Errorf("ca: %s is not constrained to one trust domain", intermediateCertFile)
-	}
-	td, err := spiffeid.TrustDomainFromString(k.intermediate.PermittedURIDomains[0])
-	if err != nil {
-		return nil, fmt.Errorf("ca: %s: %w", intermediateCertFile, err)
-	}
-	c := &CA{cfg: cfg, keys: k, td: td, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}
-	if err := c.Use(nil); err != nil {
+	c := &CA{cfg: cfg, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}
+	if err := c.open(); err != nil {
+		c.kms.close()
 		return nil, err
 	}
 	return c, nil
+}
+
+func (c *CA) open() (err error) {
+	if c.keys, err = loadKeys(c.cfg.Dir, &c.kms); err != nil {
+		return err
+	}
+	if len(c.keys.intermediate.PermittedURIDomains) != 1 {
+		return fmt.Errorf("ca: %s is not constrained to one trust domain", intermediateCertFile)
+	}
+	if c.td, err = spiffeid.TrustDomainFromString(c.keys.intermediate.PermittedURIDomains[0]); err != nil {
+		return fmt.Errorf("ca: %s: %w", intermediateCertFile, err)
+	}
+	return c.Use(nil)
 }
 
 func (c *CA) newAuthority(t *trust) (*authority.Authority, error) {
@@ -160,6 +164,9 @@ func URL(hostport string) string {
 
 // Close ends the authority. The HTTP server must have stopped.
 func (c *CA) Close() (err error) {
-	c.closed.Do(func() { err = c.trust.Load().auth.Shutdown() })
+	c.closed.Do(func() {
+		err = c.trust.Load().auth.Shutdown()
+		c.kms.close()
+	})
 	return err
 }

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -13,25 +14,25 @@ import (
 // keys is what a running CA holds: all but the root's key.
 type keys struct {
 	root, intermediate *x509.Certificate
-	signer             *ecdsa.PrivateKey // the intermediate's
+	signer             crypto.Signer     // the intermediate's
 	provisioner        *ecdsa.PrivateKey // signs tokens
 }
 
-func loadKeys(dir string) (k keys, err error) {
+func loadKeys(dir string, open *kmses) (k keys, err error) {
 	if k.root, err = readCert(dir, rootCertFile); err != nil {
 		return k, err
 	}
 	if k.intermediate, err = readCert(dir, intermediateCertFile); err != nil {
 		return k, err
 	}
-	if k.signer, err = readKey(dir, intermediateKeyFile); err != nil {
+	if k.signer, err = loadSigner(dir, open); err != nil {
 		return k, err
 	}
 	if k.provisioner, err = readKey(dir, provisionerKeyFile); err != nil {
 		return k, err
 	}
-	if !k.signer.PublicKey.Equal(k.intermediate.PublicKey) {
-		return k, fmt.Errorf("ca: %s does not belong to %s", intermediateKeyFile, intermediateCertFile)
+	if pub, ok := k.signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(k.intermediate.PublicKey) {
+		return k, fmt.Errorf("ca: the intermediate's key does not belong to %s", intermediateCertFile)
 	}
 	if err := k.intermediate.CheckSignatureFrom(k.root); err != nil {
 		return k, fmt.Errorf("ca: %s is not signed by %s: %w", intermediateCertFile, rootCertFile, err)

@@ -55,9 +55,6 @@ func rootKeyName(root *x509.Certificate) string { return "root-" + Fingerprint(r
 
 // seal makes an issuer fit for the store.
 func (c *CA) seal(is *issuer, key crypto.PrivateKey) (Issuer, error) {
-	if err := checkIssuer(is, c.td); err != nil {
-		return Issuer{}, fmt.Errorf("ca: %w", err)
-	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return Issuer{}, fmt.Errorf("ca: %w", err)
@@ -66,11 +63,15 @@ func (c *CA) seal(is *issuer, key crypto.PrivateKey) (Issuer, error) {
 	if out.Key, err = store.Seal(c.cfg.SealKey, AuthoritiesKind, Fingerprint(is.intermediate), der); err != nil {
 		return Issuer{}, fmt.Errorf("ca: %w", err)
 	}
+	return out, c.addCross(&out, is)
+}
+
+func (c *CA) addCross(out *Issuer, is *issuer) error {
 	cross, err := c.crossSign(is)
 	if cross != nil {
 		out.Cross = cross.Raw
 	}
-	return out, err
+	return err
 }
 
 // crossSign has the present root sign a new intermediate, nil when its key is not here.
@@ -110,20 +111,20 @@ func (c *CA) ForgetRootKey(is Issuer) error {
 	return nil
 }
 
-// Import takes an intermediate that was made elsewhere, PEM: its root's key never was here.
-func (c *CA) Import(root, intermediate, key []byte) (Issuer, error) {
-	is := &issuer{}
-	var err error
-	if is.root, err = parseCert(root); err != nil {
-		return Issuer{}, fmt.Errorf("ca: the root: %w", err)
+// Import takes an intermediate that was made elsewhere.
+func (c *CA) Import(b Brought) (Issuer, error) {
+	is, err := b.parse(c.td, &c.kms)
+	if err != nil {
+		return Issuer{}, err
 	}
-	if is.intermediate, err = parseCert(intermediate); err != nil {
-		return Issuer{}, fmt.Errorf("ca: the intermediate: %w", err)
+	if b.KeyURI == "" {
+		return c.seal(is, is.signer)
 	}
-	if is.signer, err = parseKey(key); err != nil {
-		return Issuer{}, fmt.Errorf("ca: the key: %w", err)
+	out := Issuer{Root: is.root.Raw, Intermediate: is.intermediate.Raw}
+	if out.KeyURI, err = store.Seal(c.cfg.SealKey, AuthoritiesKind, Fingerprint(is.intermediate), []byte(b.KeyURI)); err != nil {
+		return Issuer{}, fmt.Errorf("ca: %w", err)
 	}
-	return c.seal(is, is.signer)
+	return out, c.addCross(&out, is)
 }
 
 // Fingerprints are those of the root and the intermediate.

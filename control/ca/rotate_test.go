@@ -124,7 +124,7 @@ func TestImport(t *testing.T) {
 		return data
 	}
 	root, intermediate, key := read("root.crt"), read("intermediate.crt"), read("intermediate.key")
-	is, err := s.Import(root, intermediate, key)
+	is, err := s.Import(ca.Brought{Root: root, Intermediate: intermediate, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestImport(t *testing.T) {
 		"not held to it":   {root, root, read("root.key"), "not constrained"},
 		"a certificate as": {root, intermediate, root, "the key: want one PEM block"},
 	} {
-		if _, err := s.Import(c.root, c.intermediate, c.key); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := s.Import(ca.Brought{Root: c.root, Intermediate: c.intermediate, Key: c.key}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}

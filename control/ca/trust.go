@@ -27,8 +27,10 @@ type Issuer struct {
 	// Cross is the intermediate as the root before has signed it, so that who knows that one alone still finds the
 	// server's certificate good. It is empty when that root's key was not at hand.
 	Cross []byte `json:"cross,omitempty"`
-	// Key is the intermediate's, in PKCS #8; empty for the one in the CA's directory.
-	Key []byte `json:"key,omitempty"`
+	// Key is the intermediate's, in PKCS #8, or KeyURI says in which KMS it is; both are empty for the one in the CA's
+	// directory.
+	Key    []byte `json:"key,omitempty"`
+	KeyURI []byte `json:"key_uri,omitempty"`
 }
 
 // Authorities are what the CA works with; replicas share them.
@@ -127,6 +129,16 @@ func (c *CA) load(s Issuer) (is *issuer, err error) {
 		if is.cross, err = x509.ParseCertificate(s.Cross); err != nil {
 			return nil, err
 		}
+	}
+	if len(s.KeyURI) > 0 {
+		uri, err := store.Unseal(c.cfg.SealKey, AuthoritiesKind, Fingerprint(is.intermediate), s.KeyURI)
+		if err != nil {
+			return nil, err
+		}
+		if is.signer, err = c.kms.openKey(string(uri)); err != nil {
+			return nil, err
+		}
+		return is, checkIssuer(is, c.td)
 	}
 	if len(s.Key) == 0 {
 		if !is.intermediate.Equal(c.keys.intermediate) {

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/control/ca"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (a *app) caCommand() *cobra.Command {
@@ -57,7 +59,7 @@ func (a *app) caStatusCommand() *cobra.Command {
 
 func (a *app) rotateCommand() *cobra.Command {
 	var grace time.Duration
-	var root, intermediate, key string
+	var from brought
 	var abort, leave bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
@@ -70,7 +72,7 @@ The control plane does it by itself, also when it is restarted half-way; this co
 it is until it is done, and can be interrupted and run again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := rotateRequest(cmd, grace, root, intermediate, key)
+			q, err := rotateRequest(cmd, grace, from)
 			if err != nil {
 				return inputError{err}
 			}
@@ -105,35 +107,53 @@ it is until it is done, and can be interrupted and run again.`,
 	}
 	f := cmd.Flags()
 	f.DurationVar(&grace, "grace", 0, "trust the old root for this long after all members have new certificates, instead of until the last old one has expired; open connections by old ones are then cut")
-	f.StringVar(&root, "root", "", "file of a root that was made elsewhere, PEM, with --intermediate and --key")
-	f.StringVar(&intermediate, "intermediate", "", "file of its intermediate")
-	f.StringVar(&key, "key", "", "file of the intermediate's key")
+	from.flags(f)
 	f.BoolVar(&abort, "abort", false, "give up, as long as no certificate is by the new root")
 	f.BoolVar(&leave, "no-wait", false, "begin, and leave it to the control plane")
 	return cmd
 }
 
-func rotateRequest(cmd *cobra.Command, grace time.Duration, root, intermediate, key string) (q admin.Rotate, err error) {
+func rotateRequest(cmd *cobra.Command, grace time.Duration, from brought) (q admin.Rotate, err error) {
 	if cmd.Flags().Changed("grace") {
 		q.Grace = &grace
 	}
-	if root+intermediate+key == "" {
-		return q, nil
+	b, err := from.read()
+	if err == nil && b != nil {
+		q.Root, q.Intermediate, q.Key, q.KeyURI = string(b.Root), string(b.Intermediate), string(b.Key), b.KeyURI
 	}
-	if root == "" || intermediate == "" || key == "" {
-		return q, errors.New("--root, --intermediate and --key go together")
+	return q, err
+}
+
+// brought are the flags for authorities that were made elsewhere.
+type brought struct{ root, intermediate, key, keyURI string }
+
+func (b *brought) flags(f *pflag.FlagSet) {
+	f.StringVar(&b.root, "root", "", "file of a root that was made elsewhere, PEM, with --intermediate and --key or --key-uri")
+	f.StringVar(&b.intermediate, "intermediate", "", "file of its intermediate, which is constrained to URIs of the trust domain")
+	f.StringVar(&b.key, "key", "", "file of the intermediate's key")
+	f.StringVar(&b.keyURI, "key-uri", "", `the intermediate's key in a KMS, as smallstep's tools name it: "softkms:/path"`)
+}
+
+// read returns nil when no flag was given.
+func (b *brought) read() (*ca.Brought, error) {
+	if *b == (brought{}) {
+		return nil, nil
 	}
-	for _, f := range []struct {
-		to   *string
-		name string
-	}{{&q.Root, root}, {&q.Intermediate, intermediate}, {&q.Key, key}} {
-		data, err := os.ReadFile(f.name)
-		if err != nil {
-			return q, err
+	if b.root == "" || b.intermediate == "" || (b.key == "") == (b.keyURI == "") {
+		return nil, errors.New("--root, --intermediate and one of --key and --key-uri go together")
+	}
+	out := &ca.Brought{KeyURI: b.keyURI}
+	for name, to := range map[string]*[]byte{b.root: &out.Root, b.intermediate: &out.Intermediate, b.key: &out.Key} {
+		if name == "" {
+			continue
 		}
-		*f.to = string(data)
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		*to = data
 	}
-	return q, nil
+	return out, nil
 }
 
 // followRotation shows progress until the rotation is done. A control plane that restarts meanwhile is waited for.

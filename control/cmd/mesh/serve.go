@@ -12,6 +12,7 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var s control.Settings
+	var from brought
 	cmd := &cobra.Command{
 		Use:   "init [DIR]",
 		Short: "Make a new control plane: keys, certificates and settings",
@@ -24,19 +25,26 @@ the settings, to edit before "mesh serve".`,
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			if err := control.Init(dir, s); err != nil {
+			b, err := from.read()
+			if err == nil {
+				err = control.InitFrom(dir, s, b)
+			}
+			if err != nil {
 				return inputError{err}
 			}
 			return a.print(cmd, map[string]string{"dir": dir, "trust_domain": s.TrustDomain}, func(w io.Writer) error {
+				rootKey := " ca/root.key is not needed to run;\nmove it somewhere safe."
+				if b != nil {
+					rootKey = ""
+				}
 				_, err := fmt.Fprintf(w, `%[1]s is the control plane of mesh %[2]s.
 
-It holds the mesh's keys: back it up, and let nobody read it. ca/root.key is not needed to run;
-move it somewhere safe. admin.pem is the first operator's identity, for calls from elsewhere.
+It holds the mesh's keys: back it up, and let nobody read it.%[3]s admin.pem is the first operator's identity, for calls from elsewhere.
 
 Next:
   mesh serve --dir %[1]s              run it (settings are in %[1]s/mesh.yaml)
   mesh token SERVICE --dir %[1]s      let a process of SERVICE in
-`, dir, s.TrustDomain)
+`, dir, s.TrustDomain, rootKey)
 				return err
 			})
 		},
@@ -46,8 +54,9 @@ Next:
 	f.StringVar(&s.TrustDomain, "trust-domain", "", `name of the mesh, as in a domain: "example.test"; it can't change later`)
 	f.StringVar(&s.Store, "store", "", "etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE to keep rules and records in etcd (default a file in DIR)")
 	f.DurationVar(&s.CertificateLifetime, "certificate-lifetime", 0, "how long a member's certificate is valid (default 24h)")
+	from.flags(f)
 	if err := cmd.MarkFlagRequired("trust-domain"); err != nil {
-		panic(err) // the flag is three lines up
+		panic(err) // the flag is a few lines up
 	}
 	return cmd
 }
