@@ -209,6 +209,7 @@ func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeou
 				return nil, err
 			}
 			c = onehttp.NewConn(raw)
+			c.Silence = wire.PollSilence
 		}
 		body, reuse, err := get(ctx, c, path, q, limit)
 		if reuse {

@@ -87,19 +87,27 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
 		}
 		keysChanged = changed
 	}
-	next, ok := s.pub.newer(ctx, q.version, keysChanged)
-	select {
-	case <-keysChanged:
-		w.WriteHeader(http.StatusResetContent)
-		return
-	default:
+	for {
+		beat, cancel := context.WithTimeout(ctx, wire.PollBeat)
+		next, ok := s.pub.newer(beat, q.version, keysChanged)
+		cancel()
+		select {
+		case <-keysChanged:
+			w.WriteHeader(http.StatusResetContent)
+			return
+		default:
+		}
+		switch {
+		case ok:
+			w.Header().Set("Content-Type", "application/octet-stream")
+			_, _ = w.Write(next.signed) // the member is gone: nobody to tell
+			return
+		case ctx.Err() != nil:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		w.WriteHeader(http.StatusProcessing) // we are still there
 	}
-	if !ok {
-		w.WriteHeader(http.StatusNoContent)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	_, _ = w.Write(next.signed) // the member is gone: nobody to tell
 }
 
 const (

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // maxHeader bounds the headers of a message.
@@ -21,6 +22,9 @@ var ErrTooLarge = errors.New("the answer is too large")
 
 // A Conn carries requests one after the other. It is not safe for concurrent use.
 type Conn struct {
+	// Silence bounds how long the server may say nothing before its answer; a status of 1xx is a word. 0 is any time.
+	Silence time.Duration
+
 	conn net.Conn
 	in   *bufio.Reader
 	src  *io.LimitedReader
@@ -48,9 +52,9 @@ func (c *Conn) Do(ctx context.Context, req *http.Request, limit int64) (status i
 		return 0, nil, false, err
 	}
 	c.src.N = maxHeader + limit
-	resp, err := http.ReadResponse(c.in, req)
+	resp, err := c.next(req)
 	for err == nil && resp.StatusCode < http.StatusOK {
-		resp, err = http.ReadResponse(c.in, req) // 1xx
+		resp, err = c.next(req) // 1xx
 	}
 	if err != nil {
 		return 0, nil, false, fmt.Errorf("no answer: %w", unexpected(err))
@@ -64,6 +68,21 @@ func (c *Conn) Do(ctx context.Context, req *http.Request, limit int64) (status i
 		return 0, nil, false, fmt.Errorf("%w: larger than %d bytes", ErrTooLarge, limit)
 	}
 	return resp.StatusCode, body, !resp.Close, nil
+}
+
+// next reads the next head of a response.
+func (c *Conn) next(req *http.Request) (*http.Response, error) {
+	if c.Silence == 0 {
+		return http.ReadResponse(c.in, req)
+	}
+	if err := c.conn.SetReadDeadline(time.Now().Add(c.Silence)); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(c.in, req)
+	if err == nil {
+		err = c.conn.SetReadDeadline(time.Time{})
+	}
+	return resp, err
 }
 
 func unexpected(err error) error {

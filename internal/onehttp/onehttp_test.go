@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -138,5 +139,33 @@ func TestServe(t *testing.T) {
 			t.Errorf("got %d %q %v %v, want %d %q", status, body, reuse, err, x.status, x.body)
 		}
 		c.Close()
+	}
+}
+
+// A server that has stopped is noticed by its silence; one that says from time to time that it is there may take as long as it likes.
+func TestSilence(t *testing.T) {
+	const silence = 100 * time.Millisecond // half of which is between two words
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range 5 {
+			select {
+			case <-time.After(silence / 2):
+				w.WriteHeader(http.StatusProcessing)
+			case <-r.Context().Done():
+				return
+			}
+		}
+		if r.URL.Path == "/stops" {
+			<-r.Context().Done()
+		}
+	}))
+	defer srv.Close()
+	for path, want := range map[string]error{"/": nil, "/stops": os.ErrDeadlineExceeded} {
+		c := dial(t, srv.Listener.Addr().String())
+		c.Silence = 5 * silence // the machine may be slow
+		_, _, reuse, err := c.Do(t.Context(), request(t, http.MethodGet, path, ""), 10)
+		_ = c.Close() // the server waits for it
+		if !errors.Is(err, want) || reuse != (want == nil) {
+			t.Errorf("%s: %v, reuse %v", path, err, reuse)
+		}
 	}
 }

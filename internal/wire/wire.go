@@ -1,6 +1,8 @@
 // Package wire holds what members and the control plane say to each other over the mesh.
 package wire
 
+import "time"
+
 // ControlService is the service name of the control plane. Names below "mesh/" are
 // reserved: no token enrols one.
 const ControlService = "mesh/control"
@@ -10,7 +12,8 @@ const (
 	// PathJoin answers GET with a [Join].
 	PathJoin = "/v1/join"
 	// PathBundle answers GET with a signed bundle newer than the query's "after", or with 204
-	// when there is none within the query's "wait" (a Go duration, held to less than a minute).
+	// when there is none within the query's "wait" (a Go duration, held to less than a minute). Until then it says 102 every
+	// [PollBeat]; a member that hears nothing for [PollSilence] looks elsewhere.
 	// The query's "refused" and "reason" report a bundle that the member did not take; "instance" says who.
 	// Each "warning" is something in the rules that a listener of the member can't evaluate. "keys" are the names of the
 	// member's gossip keys, comma-separated and in order: when they are others than the pool's the answer is 205, at once, and
@@ -18,6 +21,12 @@ const (
 	// Each "root" is the SHA-256, in hex, of a root that the member trusts, "issuer" that of the certificate which signed
 	// its own. Each "warning" is something in the rules that a listener of the member can't evaluate.
 	PathBundle = "/v1/bundle"
+)
+
+// Times of a poll at PathBundle.
+const (
+	PollBeat    = 10 * time.Second
+	PollSilence = 15 * time.Second
 )
 
 // MaxJoinBytes bounds a [Join] document, MaxBundleBytes a signed bundle.
