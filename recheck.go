@@ -23,6 +23,7 @@ func (m *Mesh) watch(ctx context.Context) {
 		m.recheckAll(ctx, verify, !engine.SameRevocations(last))
 		m.checkRules()
 		m.followAuthorities(engine)
+		m.tellBundle()
 		last, verify = engine, true
 		select {
 		case <-rules:

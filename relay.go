@@ -97,6 +97,7 @@ func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit 
 func (m *Mesh) askPeers(ctx context.Context, path string, q url.Values, limit int64, accept func([]byte) error) {
 	peers := m.peerAddrs(ctx)
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] }) //nolint:gosec // any order will do
+	m.preferNewer(peers)
 	for _, addr := range peers[:min(len(peers), relayPeers)] {
 		body, err := m.askPeer(ctx, addr, path, q, limit)
 		switch {
@@ -130,6 +131,30 @@ func (m *Mesh) askPeersForRules(ctx context.Context, r policy.FetchRequest) []by
 		return err
 	})
 	return bundle
+}
+
+// tellBundle has the gossip say which rules are in force here, for whoever can't ask the control plane.
+func (m *Mesh) tellBundle() {
+	if g := m.gossip; g != nil && m.rules != nil {
+		g.SetBundle(m.rules.Version())
+	}
+}
+
+// preferNewer puts one peer first, of those that say in gossip that they have newer rules. It is one alone: they may lie.
+func (m *Mesh) preferNewer(peers []netip.AddrPort) {
+	g := m.gossip
+	if g == nil || m.rules == nil {
+		return
+	}
+	says := make(map[netip.AddrPort]bool)
+	for _, p := range g.Members() {
+		if p.Bundle > m.rules.Version() && len(p.Endpoints) > 0 {
+			says[p.Endpoints[0].Addr] = true
+		}
+	}
+	if i := slices.IndexFunc(peers, func(a netip.AddrPort) bool { return says[a] }); i > 0 {
+		peers[0], peers[i] = peers[i], peers[0]
+	}
 }
 
 // peerAddrs lists one listener of each member that has one, but the control plane.

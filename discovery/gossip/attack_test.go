@@ -27,12 +27,16 @@ func (unguarded) Packet(b []byte, _ netip.AddrPort) [][]byte { return [][]byte{b
 func (unguarded) Stream(b []byte, _ bool) ([]byte, error)    { return b, nil }
 
 func (f *fabric) attacker(t *testing.T, key []byte) *attacker {
+	return f.attackerAt(t, "10.6.6.6", key)
+}
+
+func (f *fabric) attackerAt(t testing.TB, ip string, key []byte) *attacker {
 	t.Helper()
 	sealer, err := transport.NewSealer([][]byte{key}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := f.host("10.6.6.6")
+	h := f.host(ip)
 	addr := netip.AddrPortFrom(h.Addr(), 7946)
 	packets, ln, err := transport.Listen(t.Context(), addr, h)
 	if err != nil {
@@ -54,7 +58,7 @@ func (a *attacker) packet(t *testing.T, to string, b []byte) {
 }
 
 // stream sends a request and reads until the member hangs up.
-func (a *attacker) stream(t *testing.T, to string, b []byte) {
+func (a *attacker) stream(t testing.TB, to string, b []byte) {
 	t.Helper()
 	conn, err := a.DialTimeout(to+":7946", time.Second)
 	if err != nil {

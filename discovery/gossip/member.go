@@ -176,6 +176,14 @@ func (m *Member) Deregister(ctx context.Context, ep discovery.Endpoint) error {
 	return nil
 }
 
+// SetBundle says which version of the rules is in force here, for [MemberInfo.Bundle]. It is announced within two
+// RejoinIntervals, and with the next change, unless some others announce it already.
+func (m *Member) SetBundle(version uint64) {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	m.pool.bundle = version
+}
+
 // announce makes a change and sends it on its way.
 func (m *Member) announce(ctx context.Context, change func() (changed bool, err error)) error {
 	if err := ctx.Err(); err != nil {

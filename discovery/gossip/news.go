@@ -181,7 +181,7 @@ func (p *pool) set(m *member, meta []byte, r record.Record) {
 		}
 		p.services[names[i]] = append(p.services[names[i]], m)
 	}
-	m.meta, m.generation, m.services, m.eps, m.next = meta, r.Generation, names, nil, nil
+	m.meta, m.generation, m.bundle, m.services, m.eps, m.next = meta, r.Generation, r.Bundle, names, nil, nil
 	p.touch(m)
 }
 

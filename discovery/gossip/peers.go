@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -74,15 +75,31 @@ func (p *peers) all() []netip.AddrPort {
 	return slices.SortedFunc(maps.Keys(p.seen), func(a, b netip.AddrPort) int { return p.seen[b].Compare(p.seen[a]) })
 }
 
-// see notes those who live, and forgets those who left.
+// see notes those who live, and forgets those who left. It reorders living.
 func (p *peers) see(living, left []netip.AddrPort, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range left {
 		delete(p.seen, a)
 	}
+	now = now.UTC().Truncate(time.Second)
+	rand.Shuffle(len(living), func(i, j int) { living[i], living[j] = living[j], living[i] }) //nolint:gosec // any will do
+	alive := 0
 	for _, a := range living {
-		p.seen[a] = now.UTC().Truncate(time.Second)
+		if _, known := p.seen[a]; known {
+			p.seen[a] = now
+			alive++
+		}
+	}
+	// Of thousands only some are taken in: maps do not shrink, and the file changes with every new one.
+	for _, a := range living {
+		if alive >= maxPeers/2 && len(p.seen) >= maxPeers {
+			break
+		}
+		if _, known := p.seen[a]; !known {
+			p.seen[a] = now
+			alive++
+		}
 	}
 	p.trim(now)
 }

@@ -49,7 +49,8 @@ type pool struct {
 
 	mu        sync.Mutex
 	own       record.Record
-	announced bool // something other than nothing
+	bundle    uint64 // the version of the rules in force here
+	announced bool   // something other than nothing
 	encoded   []byte
 	members   map[string]*member   // without us
 	services  map[string][]*member // who announces what, without us
@@ -74,6 +75,7 @@ type member struct {
 	dead     time.Time            // since when it is held dead; zero if it lives
 
 	generation uint64
+	bundle     uint64 // of the rules that it says it has
 	asked      int64  // for its certificate, in Unix milliseconds
 	proof      *proof // nil until it was needed
 	verified   bool   // proof's key has signed meta
@@ -162,21 +164,36 @@ func (p *pool) withdraw() (announced bool, err error) {
 	return p.announced, p.announce(next)
 }
 
-// renew signs our record anew when the certificate was replaced.
+// renew announces our record anew when the certificate was replaced, or when others may need to know which rules we have.
 func (p *pool) renew() (changed bool, err error) {
-	if p.identity == nil {
-		return false, nil
-	}
-	cert, err := p.identity.Certificate()
-	if err != nil {
-		return false, err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if record.HashOf(cert.Certificate[0]) == p.own.Cert {
+	needed := p.bundle > p.own.Bundle && p.told(p.bundle) < bundleTellers
+	if p.identity != nil {
+		cert, err := p.identity.Certificate()
+		if err != nil {
+			return false, err
+		}
+		needed = needed || record.HashOf(cert.Certificate[0]) != p.own.Cert
+	}
+	if !needed {
 		return false, nil
 	}
 	return true, p.announce(p.own)
+}
+
+// bundleTellers is how many members say that they have new rules: if all did at once, thousands of records would change
+// for one fact.
+const bundleTellers = 3
+
+// told counts the others that live and say they have these rules or newer ones.
+func (p *pool) told(version uint64) (n int) {
+	for _, m := range p.members {
+		if m.dead.IsZero() && m.bundle >= version {
+			n++
+		}
+	}
+	return n
 }
 
 // without returns our endpoints but for the one with the service and port of ep.
@@ -189,7 +206,7 @@ func (p *pool) without(ep discovery.Endpoint) []discovery.Endpoint {
 // announce replaces our record; p.mu is held. The generation goes on from the clock, so that whoever restarts under
 // its old name is believed.
 func (p *pool) announce(next record.Record) error {
-	next.Zone = p.zone
+	next.Zone, next.Bundle = p.zone, p.bundle
 	next.Generation = max(p.own.Generation+1, uint64(time.Now().UnixMilli()))
 	encoded, err := p.seal(&next)
 	if err != nil {

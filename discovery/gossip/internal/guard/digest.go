@@ -51,7 +51,7 @@ func entries(message []byte) ([]entry, error) {
 		if !ok {
 			return nil, errMalformed
 		}
-		all = append(all, entry{before[:len(before)-len(r.b)], f.Node, byte(hash(f.Node, 0) % buckets), f}) //nolint:gosec // less than 256
+		all = append(all, entry{before[:len(before)-len(r.b)], f.Node, byte(hash(f.Node, 0) % buckets), f})
 	}
 	return all, nil
 }

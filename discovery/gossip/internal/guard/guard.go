@@ -46,7 +46,7 @@ type Guard struct {
 // memberlist would let one be moved after a forged farewell.
 type pin struct {
 	addr  netip.AddrPort
-	heard time.Time
+	heard int64 // Unix seconds: there are thousands
 }
 
 // New returns a guard.
@@ -221,7 +221,7 @@ func (g *Guard) pin(name string, addr netip.AddrPort) error {
 	}
 	if !ok && len(g.pins) >= MaxMembers || now.Sub(g.swept) > pinTime {
 		for name, p := range g.pins {
-			if now.Sub(p.heard) > pinTime {
+			if now.Unix()-p.heard > int64(pinTime/time.Second) {
 				delete(g.pins, name)
 			}
 		}
@@ -230,6 +230,6 @@ func (g *Guard) pin(name string, addr netip.AddrPort) error {
 	if !ok && len(g.pins) >= MaxMembers {
 		return errors.New("more members than the pool may have")
 	}
-	g.pins[name] = pin{addr, now}
+	g.pins[name] = pin{addr, now.Unix()}
 	return nil
 }

@@ -1,0 +1,75 @@
+package gossip_test
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/discovery/gossip/internal/attack"
+	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+)
+
+// crowd returns the state of n members of a hundred services, with records of the size of signed ones.
+func crowd(n int) []byte {
+	states := make([][]byte, n)
+	for i := range states {
+		ip := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+		r := record.Record{Zone: "eu-west-1a", Generation: uint64(time.Now().UnixMilli()), Endpoints: []discovery.Endpoint{
+			{Service: fmt.Sprint("service", i%100), Zone: "eu-west-1a", Addr: netip.AddrPortFrom(ip, 443)},
+		}}
+		_, _ = rand.Read(r.Cert[:])
+		meta := append(r.Encode(ip), 200, 72)
+		meta = append(meta, make([]byte, 72)...)
+		states[i] = attack.State(fmt.Sprintf("k3j5h2g4%05d", i), ip.AsSlice(), meta, attack.Versions(), 1, 0)
+	}
+	return attack.Exchange(n, states...)
+}
+
+func live() uint64 {
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkHeap measures what a member keeps in memory that knows 10,000 others and calls a few services.
+func BenchmarkHeap(b *testing.B) {
+	const n = 10_000
+	f := newFabric()
+	h := f.host(ipA)
+	for range b.N {
+		message := crowd(n)
+		before := live()
+		m, err := gossip.Join(b.Context(), gossip.Config{
+			Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 7946), Keys: [][]byte{key(1)}, ProbeInterval: time.Hour, GossipInterval: time.Millisecond, SyncInterval: time.Hour,
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		evil := f.attackerAt(b, "10.6.6.6", key(1))
+		evil.stream(b, ipA, message)
+		for len(m.Members()) < n+1 {
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // outside of a bubble
+		}
+		for i := range 5 {
+			if len(m.Lookup(fmt.Sprint("service", i)).Endpoints) != n/100 {
+				b.Fatal("not all are known")
+			}
+		}
+		time.Sleep(8 * time.Second) //nolint:forbidigo // until memberlist has passed on all it heard
+		_ = evil.Shutdown()
+		evil = nil
+		b.ReportMetric(float64(live()-before)/(1<<20), "MiB/member")
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+		runtime.KeepAlive(message)
+	}
+}
