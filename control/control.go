@@ -8,7 +8,11 @@
 //	err = s.Serve(ctx)
 //
 // Everything an operator does (tokens, rules, members) goes over the unix socket
-// DIR/admin.sock; package [github.com/intramesh/mesh/control/admin] is its client.
+// DIR/admin.sock, or from elsewhere over TLS with a certificate; package
+// [github.com/intramesh/mesh/control/admin] is its client.
+//
+// Several servers run on one etcd ([Settings].Store, [NewReplica]): each answers anything, and members go to
+// another one when theirs is gone. docs/operations.md has the rest.
 package control
 
 import (
