@@ -154,7 +154,7 @@ func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort,
 		return nil, m.closedOr(err)
 	}
 	cs := tc.ConnectionState()
-	n.peer = newPeer(n, cs)
+	n.peer = m.newPeer(n, cs)
 	var c net.Conn = tc
 	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {

@@ -229,7 +229,7 @@ func (l *listener) drop(n *netConn) {
 // moment finds it.
 func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	cs := t.ConnectionState()
-	n.peer = newPeer(n, cs)
+	n.peer = l.mesh.newPeer(n, cs)
 	n.peer.Port = l.port
 	sc := &serverConn{mesh: l.mesh, net: n, port: l.port, relay: cs.NegotiatedProtocol == alpnPeer}
 	n.peer.conn = sc

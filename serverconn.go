@@ -51,10 +51,13 @@ func (sc *serverConn) register() bool {
 	return true
 }
 
-// untilExpiry returns when the next certificate of the peer's chain is no longer valid: a moment after its NotAfter.
+// untilExpiry returns when the next certificate of the peer's chain, or of the authority that vouches for it, is no longer valid: a moment after its NotAfter.
 func (sc *serverConn) untilExpiry() time.Duration {
 	now := time.Now()
 	next := sc.net.peer.chain[0].NotAfter
+	if e := sc.net.peer.Expiry; e.Before(next) && !e.Before(now) {
+		next = e // the authority's own certificate ends first
+	}
 	for _, c := range sc.net.peer.chain {
 		if c.NotAfter.Before(next) && !c.NotAfter.Before(now) {
 			next = c.NotAfter

@@ -77,17 +77,15 @@ func (m *Mesh) idOf(service string) spiffeid.ID {
 }
 
 // newPeer describes the verified other end of a finished handshake.
-func newPeer(n *netConn, cs tls.ConnectionState) Peer {
+func (m *Mesh) newPeer(n *netConn, cs tls.ConnectionState) Peer {
 	leaf := cs.PeerCertificates[0]
 	id, err := spiffeid.FromURI(leaf.URIs[0])
 	if err != nil {
 		return Peer{} // can't be: VerifyConnection read the same field
 	}
 	p := Peer{ID: id, Addr: addrPort(n.RemoteAddr()), Expiry: leaf.NotAfter, chain: cs.PeerCertificates}
-	for _, c := range p.chain[1:] {
-		if c.NotAfter.Before(p.Expiry) {
-			p.Expiry = c.NotAfter
-		}
+	if _, until, err := m.credential.VerifyUntil(p.chain); err == nil { // else the authorities changed this moment: it is decided again
+		p.Expiry = until
 	}
 	return p
 }

@@ -29,6 +29,7 @@ type Verifier struct {
 type verdict struct {
 	id          spiffeid.ID
 	authorities []*x509.Certificate // the whole bundle
+	until       time.Time
 	from, to    time.Time
 }
 
@@ -39,32 +40,38 @@ func NewVerifier(bundles x509bundle.Source) *Verifier {
 
 // Verify returns whose certificate a peer showed; see the function [Verify].
 func (v *Verifier) Verify(chain []*x509.Certificate) (spiffeid.ID, error) {
+	id, _, err := v.VerifyUntil(chain)
+	return id, err
+}
+
+// VerifyUntil is Verify, and until when it holds as long as the authorities are those of now: when the first certificate on
+// the way from the leaf to one of them expires, the authority's own included; of several ways, on the longest-lived.
+func (v *Verifier) VerifyUntil(chain []*x509.Certificate) (id spiffeid.ID, until time.Time, err error) {
 	if len(chain) == 0 || checkSize(chain) != nil {
-		return Verify(chain, v.bundles) // it finds the words
+		return verifyUntil(chain, v.bundles) // it finds the words
 	}
 	key := digest(chain)
 	v.mu.Lock()
 	k, ok := v.known[key]
 	v.mu.Unlock()
 	if ok && v.holds(k) {
-		return k.id, nil
+		return k.id, k.until, nil
 	}
 	claimed, err := uriSAN(chain[0])
 	if err != nil {
-		return Verify(chain, v.bundles)
+		return verifyUntil(chain, v.bundles)
 	}
 	b, err := strictSource{v.bundles}.GetX509BundleForTrustDomain(claimed.TrustDomain())
 	if err != nil {
-		return Verify(chain, v.bundles)
+		return verifyUntil(chain, v.bundles)
 	}
 	// A copy, since the bundle may change meanwhile: what is remembered is what was verified.
 	authorities := b.X509Authorities()
-	id, err := Verify(chain, x509bundle.FromX509Authorities(claimed.TrustDomain(), authorities))
-	if err != nil {
-		return id, err
+	id, until, err = verifyUntil(chain, x509bundle.FromX509Authorities(claimed.TrustDomain(), authorities))
+	if err == nil {
+		v.remember(key, verdict{id: id, until: until, authorities: authorities}, chain)
 	}
-	v.remember(key, id, chain, authorities)
-	return id, nil
+	return id, until, err
 }
 
 // holds reports whether a chain that passed would pass now.
@@ -77,10 +84,10 @@ func (v *Verifier) holds(k verdict) bool {
 	return err == nil && slices.Equal(b.X509Authorities(), k.authorities)
 }
 
-func (v *Verifier) remember(key [sha256.Size]byte, id spiffeid.ID, chain, authorities []*x509.Certificate) {
-	k := verdict{id: id, authorities: authorities, from: chain[0].NotBefore, to: chain[0].NotAfter}
+func (v *Verifier) remember(key [sha256.Size]byte, k verdict, chain []*x509.Certificate) {
+	k.from, k.to = chain[0].NotBefore, chain[0].NotAfter
 	// The path to an authority may be any through these: the narrowest of all times is safe.
-	for _, c := range slices.Concat(chain, authorities) {
+	for _, c := range slices.Concat(chain, k.authorities) {
 		if c.NotBefore.After(k.from) {
 			k.from = c.NotBefore
 		}

@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"crypto/rand"
 	"crypto/x509"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,44 @@ func TestVerifierForgets(t *testing.T) {
 		forged = append(forged[:1:1], chainOf(t, ca)[1:]...)
 		if id, err := v.Verify(forged); err == nil {
 			t.Errorf("%v passed", id)
+		}
+	})
+}
+
+// TestVerifyUntil: the root that vouches ends too, and of two that do the later one counts.
+func TestVerifyUntil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newCA(t, "prod.example")
+		svid, err := ca.SVID("orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := svid.Certificates[0].NotAfter
+		short := *ca.Root
+		short.NotAfter = time.Now().Add(20 * time.Minute).Truncate(time.Second)
+		der, err := x509.CreateCertificate(rand.Reader, &short, &short, ca.Root.PublicKey, ca.RootKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]struct {
+			roots []*x509.Certificate
+			want  time.Time
+		}{
+			"the leaf ends first":       {[]*x509.Certificate{ca.Root}, leaf},
+			"the root ends first":       {[]*x509.Certificate{again}, short.NotAfter},
+			"one of two roots lasts":    {[]*x509.Certificate{again, ca.Root}, leaf},
+			"one of two, the other way": {[]*x509.Certificate{ca.Root, again}, leaf},
+		} {
+			v := identity.NewVerifier(x509bundle.FromX509Authorities(ca.TrustDomain(), c.roots))
+			for range 2 { // verified, and remembered
+				if _, until, err := v.VerifyUntil(svid.Certificates); err != nil || !until.Equal(c.want) {
+					t.Errorf("%s: until %v, %v; want %v", name, until, err, c.want)
+				}
+			}
 		}
 	})
 }

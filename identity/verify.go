@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -58,42 +59,52 @@ func (e *VerifyError) Unwrap() error { return e.Err }
 // Call it in tls.Config.VerifyConnection: VerifyPeerCertificate is skipped when a session is
 // resumed.
 func Verify(chain []*x509.Certificate, bundles x509bundle.Source) (spiffeid.ID, error) {
-	if len(chain) == 0 {
-		return spiffeid.ID{}, &VerifyError{Err: errors.New("the peer showed no certificate")}
-	}
-	leaf := chain[0]
-	claimed, err := verify(chain, bundles)
-	if err != nil {
-		return spiffeid.ID{}, &VerifyError{ID: claimed, Serial: serial(leaf), Err: err}
-	}
-	return claimed, nil
+	id, _, err := verifyUntil(chain, bundles)
+	return id, err
 }
 
-func verify(chain []*x509.Certificate, bundles x509bundle.Source) (claimed spiffeid.ID, err error) {
+// verifyUntil is Verify, and when what was verified ends, the authority's own certificate included.
+func verifyUntil(chain []*x509.Certificate, bundles x509bundle.Source) (id spiffeid.ID, until time.Time, err error) {
+	if len(chain) == 0 {
+		return id, until, &VerifyError{Err: errors.New("the peer showed no certificate")}
+	}
+	claimed, until, err := verify(chain, bundles)
+	if err != nil {
+		return id, time.Time{}, &VerifyError{ID: claimed, Serial: serial(chain[0]), Err: err}
+	}
+	return claimed, until, nil
+}
+
+func verify(chain []*x509.Certificate, bundles x509bundle.Source) (claimed spiffeid.ID, until time.Time, err error) {
 	if err := checkSize(chain); err != nil {
-		return claimed, err
+		return claimed, until, err
 	}
 	leaf := chain[0]
 	if claimed, err = uriSAN(leaf); err != nil {
-		return claimed, err
+		return claimed, until, err
 	}
 	switch {
 	case claimed.Path() == "":
-		return claimed, errors.New("the SPIFFE ID has no path: it names a trust domain, not a service")
+		return claimed, until, errors.New("the SPIFFE ID has no path: it names a trust domain, not a service")
 	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
-		return claimed, errors.New("key usage digitalSignature is missing")
+		return claimed, until, errors.New("key usage digitalSignature is missing")
 	}
 	id, verified, err := x509svid.Verify(chain, strictSource{bundles})
 	if err != nil {
-		return claimed, err
+		return claimed, until, err
 	}
 	if id != claimed {
-		return claimed, fmt.Errorf("the certificate can be read as %s too", id)
+		return claimed, until, fmt.Errorf("the certificate can be read as %s too", id)
 	}
-	if !slices.ContainsFunc(verified, fitsTLS) {
-		return claimed, errors.New("extended key usage does not allow both serverAuth and clientAuth")
+	for _, path := range verified {
+		if end := expiry(path); fitsTLS(path) && end.After(until) {
+			until = end
+		}
 	}
-	return claimed, nil
+	if until.IsZero() {
+		return claimed, until, errors.New("extended key usage does not allow both serverAuth and clientAuth")
+	}
+	return claimed, until, nil
 }
 
 func checkSize(chain []*x509.Certificate) error {
