@@ -62,9 +62,12 @@ type Config struct {
 	// BindAddr is where to listen, for UDP and TCP alike. Port 0 is a port that is free for
 	// both. The default is all addresses.
 	BindAddr netip.AddrPort
-	// Advertise is the IP that others reach this process at. The default is that of BindAddr,
+	// Advertise is the IP that others reach this process at. The default is one of AdvertiseNetwork, or that of BindAddr,
 	// or if that is unspecified, an address of a local interface, private ones first.
 	Advertise netip.Addr
+	// AdvertiseNetwork chooses among this host's addresses when Advertise is not set: those in a network, "10.0.0.0/8", or
+	// those of an interface, "eth1".
+	AdvertiseNetwork string
 	// Keys are the pool's AES-256 keys, 32 bytes each. The first one encrypts, all decrypt; see [Member.SetKeys].
 	Keys [][]byte
 	// Identity signs what this member announces, and makes streams mutual TLS. Then only members of its trust domain
@@ -157,10 +160,10 @@ func (c Config) advertised() (netip.Addr, error) {
 		}
 		return c.Advertise.Unmap(), nil
 	}
-	if ip := c.BindAddr.Addr(); ip.IsValid() && !ip.IsUnspecified() {
+	if ip := c.BindAddr.Addr(); c.AdvertiseNetwork == "" && ip.IsValid() && !ip.IsUnspecified() {
 		return ip.Unmap(), nil
 	}
-	addrs, err := net.InterfaceAddrs()
+	within, addrs, err := c.candidates()
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -170,14 +173,35 @@ func (c Config) advertised() (netip.Addr, error) {
 		if err != nil {
 			continue // not an IP network
 		}
-		if ip := prefix.Addr(); usefulness(ip, c.BindAddr.Addr()) > rank {
+		if ip := prefix.Addr(); (!within.IsValid() || within.Contains(ip)) && usefulness(ip, c.BindAddr.Addr()) > rank {
 			best, rank = ip, usefulness(ip, c.BindAddr.Addr())
 		}
+	}
+	if rank == 0 && c.AdvertiseNetwork != "" {
+		return netip.Addr{}, fmt.Errorf("AdvertiseNetwork %q: no address of this host that others can use is in it", c.AdvertiseNetwork)
 	}
 	if rank == 0 {
 		return netip.Addr{}, errors.New("no interface has an address to advertise: set Advertise")
 	}
 	return best, nil
+}
+
+// candidates are this host's addresses, and the network that the one to advertise must be in, if any.
+func (c Config) candidates() (within netip.Prefix, addrs []net.Addr, err error) {
+	if c.AdvertiseNetwork == "" {
+		addrs, err = net.InterfaceAddrs()
+		return within, addrs, err
+	}
+	if within, err = netip.ParsePrefix(c.AdvertiseNetwork); err == nil {
+		addrs, err = net.InterfaceAddrs()
+		return within.Masked(), addrs, err
+	}
+	i, err := net.InterfaceByName(c.AdvertiseNetwork)
+	if err != nil {
+		return within, nil, fmt.Errorf("AdvertiseNetwork %q is neither a network nor an interface: %w", c.AdvertiseNetwork, err)
+	}
+	addrs, err = i.Addrs()
+	return netip.Prefix{}, addrs, err
 }
 
 // usefulness ranks an address of ours, 0 if it is of no use to others.

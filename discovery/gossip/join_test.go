@@ -36,6 +36,8 @@ func TestRefusedConfig(t *testing.T) {
 		"seed":      func(c *gossip.Config) { c.Seeds = []string{"example.org"} },
 		"label":     func(c *gossip.Config) { c.Label = strings.Repeat("x", 256) },
 		"advertise": func(c *gossip.Config) { c.Advertise = netip.IPv4Unspecified() },
+		"network":   func(c *gossip.Config) { c.AdvertiseNetwork = "203.0.113.0/24" },
+		"interface": func(c *gossip.Config) { c.AdvertiseNetwork = "there-is-no-such-interface" },
 		"bind":      func(c *gossip.Config) { c.BindAddr = netip.MustParseAddrPort("192.0.2.1:0") },
 		"dir":       func(c *gossip.Config) { c.Dir = os.DevNull },
 	} {
@@ -62,6 +64,26 @@ func TestJoinByName(t *testing.T) {
 	got := discoverytest.AwaitCount(t, b, "payments", 1)
 	if got[0].Addr != netip.AddrPortFrom(a.Addr().Addr(), 443) {
 		t.Errorf("an unspecified address is announced as %v", got[0].Addr)
+	}
+}
+
+func TestAdvertiseNetwork(t *testing.T) {
+	lo := ""
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 {
+			lo = i.Name
+		}
+	}
+	for _, network := range []string{"127.0.0.0/8", "127.0.0.1/32", lo} {
+		cfg := config()
+		cfg.BindAddr, cfg.AdvertiseNetwork = netip.MustParseAddrPort("0.0.0.0:0"), network
+		if ip := join(t, cfg).Addr().Addr(); ip != loopback.Addr() {
+			t.Errorf("%s: it advertises %v", network, ip)
+		}
 	}
 }
 
