@@ -174,6 +174,10 @@ func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
 			}
 		}
 	}
-	slices.SortFunc(addrs, netip.AddrPort.Compare)
-	return slices.Compact(addrs)
+	known := make(map[netip.AddrPort]bool, len(addrs))
+	return slices.DeleteFunc(addrs, func(a netip.AddrPort) bool {
+		again := known[a]
+		known[a] = true
+		return again
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ type peers struct {
 
 	mu      sync.Mutex
 	seen    map[netip.AddrPort]time.Time
-	saved   []netip.AddrPort // what the file holds
+	saved   map[netip.AddrPort]time.Time // what the file holds
 	savedAt time.Time
 }
 
@@ -72,8 +73,25 @@ func loadPeers(dir string, log *slog.Logger) (*peers, error) {
 func (p *peers) all() []netip.AddrPort {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(p.seen), func(a, b netip.AddrPort) int { return p.seen[b].Compare(p.seen[a]) })
+	return p.byAge()
 }
+
+// byAge returns the peers, the one seen last first. p.mu is held.
+func (p *peers) byAge() []netip.AddrPort {
+	s := lastFirst{slices.Collect(maps.Keys(p.seen)), p.seen}
+	sort.Sort(s)
+	return s.addrs
+}
+
+// lastFirst is a sort.Interface, which costs a program less than another instance of slices.SortFunc.
+type lastFirst struct {
+	addrs []netip.AddrPort
+	seen  map[netip.AddrPort]time.Time
+}
+
+func (s lastFirst) Len() int           { return len(s.addrs) }
+func (s lastFirst) Swap(i, j int)      { s.addrs[i], s.addrs[j] = s.addrs[j], s.addrs[i] }
+func (s lastFirst) Less(i, j int) bool { return s.seen[s.addrs[i]].After(s.seen[s.addrs[j]]) }
 
 // see notes those who live, and forgets those who left. It reorders living.
 func (p *peers) see(living, left []netip.AddrPort, now time.Time) {
@@ -108,9 +126,8 @@ func (p *peers) trim(now time.Time) {
 	maps.DeleteFunc(p.seen, func(a netip.AddrPort, t time.Time) bool {
 		return !a.IsValid() || now.Sub(t) > peerMemory
 	})
-	if extra := len(p.seen) - maxPeers; extra > 0 {
-		oldest := slices.SortedFunc(maps.Keys(p.seen), func(a, b netip.AddrPort) int { return p.seen[a].Compare(p.seen[b]) })
-		for _, a := range oldest[:extra] {
+	if len(p.seen) > maxPeers {
+		for _, a := range p.byAge()[maxPeers:] {
 			delete(p.seen, a)
 		}
 	}
@@ -120,8 +137,8 @@ func (p *peers) trim(now time.Time) {
 func (p *peers) save() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := slices.SortedFunc(maps.Keys(p.seen), netip.AddrPort.Compare)
-	if p.path == "" || slices.Equal(now, p.saved) && time.Since(p.savedAt) < time.Hour {
+	same := func(_, _ time.Time) bool { return true }
+	if p.path == "" || maps.EqualFunc(p.seen, p.saved, same) && time.Since(p.savedAt) < time.Hour {
 		return nil
 	}
 	b, err := json.MarshalIndent(p.seen, "", "\t")
@@ -131,7 +148,7 @@ func (p *peers) save() error {
 	if err := atomicfile.Write(p.path, b, 0o600); err != nil {
 		return fmt.Errorf("remember peers: %w", err)
 	}
-	p.saved, p.savedAt = now, time.Now()
+	p.saved, p.savedAt = maps.Clone(p.seen), time.Now()
 	return nil
 }
 

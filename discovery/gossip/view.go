@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,16 +40,22 @@ func (m *Member) Members() []MemberInfo {
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []MemberInfo{{
-		Instance: p.name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints), Verified: p.identity != nil, Bundle: p.own.Bundle,
-	}}
-	for name, o := range p.members {
+	var all []MemberInfo
+	names := append(slices.Collect(maps.Keys(p.members)), p.name)
+	slices.Sort(names)
+	for _, name := range names {
+		if name == p.name {
+			all = append(all, MemberInfo{
+				Instance: name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints), Verified: p.identity != nil, Bundle: p.own.Bundle,
+			})
+			continue
+		}
+		o := p.members[name]
 		r, _ := record.Decode(o.meta, name, o.addr.Addr()) // what can't be read is empty
 		all = append(all, MemberInfo{
 			Instance: name, Addr: o.addr, Suspect: o.dead, Endpoints: r.Endpoints, Verified: o.verified, Bundle: r.Bundle,
 		})
 	}
-	slices.SortFunc(all, func(a, b MemberInfo) int { return strings.Compare(a.Instance, b.Instance) })
 	return all
 }
 
