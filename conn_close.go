@@ -95,7 +95,7 @@ func (c *conn) leave() bool {
 		c.readDeadline.Store(1)
 	}
 	defer l.rmu.Unlock()
-	if l.readErr != nil || l.left > 0 || l.want > 0 || l.net.try == nil || l.failure.Load() != nil {
+	if l.readErr != nil || l.left > 0 || l.want > 0 || l.net.try == nil {
 		return false
 	}
 	if c.readDeadline.Load() != 0 && l.net.SetReadDeadline(time.Time{}) != nil {
@@ -103,6 +103,9 @@ func (c *conn) leave() bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.failure.Load() != nil {
+		return false
+	}
 	l.stream = nil
 	return true
 }

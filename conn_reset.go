@@ -19,7 +19,9 @@ func (l *link) reset(d *DeniedError) {
 // fail ends both directions for the application: nothing more is read, and no Write begins. It reports whether it was the first, who
 // then owes tell and finish, or to close the connection below.
 func (l *link) fail(d *DeniedError) bool {
-	if !l.failure.CompareAndSwap(nil, d) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stream == nil || !l.failure.CompareAndSwap(nil, d) {
 		return false
 	}
 	_ = l.net.SetReadDeadline(past()) // wakes the reader

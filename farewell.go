@@ -21,10 +21,10 @@ type farewell struct {
 
 const maxFarewells = 4
 
-// add makes a connection unusable at once, and has the peer told soon.
-func (f *farewells) add(m *Mesh, l *link, why *DeniedError) {
+// add makes a connection unusable at once, and has the peer told soon. It reports whether there was a stream to end.
+func (f *farewells) add(m *Mesh, l *link, why *DeniedError) bool {
 	if !l.fail(why) {
-		return
+		return false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -34,6 +34,7 @@ func (f *farewells) add(m *Mesh, l *link, why *DeniedError) {
 		f.workers++
 		m.spawn(func() { f.work(m) }) // when the mesh is closing, that closes the connection
 	}
+	return true
 }
 
 func (f *farewells) work(m *Mesh) {

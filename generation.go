@@ -57,8 +57,9 @@ func (m *Mesh) current(l *link, now time.Time) bool {
 const checkTime = 100 * time.Millisecond
 
 // unchecked reports whether the peer's certificate is to be verified before another stream.
-func (m *Mesh) unchecked(l *link, now time.Time) bool {
-	if m.announced || now.Sub(l.checked) < checkTime {
+func (m *Mesh) unchecked(l *link) bool {
+	now := time.Now()
+	if now.Before(l.net.peer.Expiry) && (m.announced || now.Sub(l.checked) < checkTime) {
 		return false
 	}
 	l.checked = now

@@ -144,7 +144,7 @@ func (ln *listener) await(l *link, sc *serverConn) {
 		ln.lot.sendOff(l)
 	}
 	open := ln.awaitOpen(l)
-	if !ln.lot.remove(l) || !open || (l.bye || ln.mesh.unchecked(l, time.Now())) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
+	if !ln.lot.remove(l) || !open || (l.bye || ln.mesh.unchecked(l)) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
 		_ = l.net.Close()
 		return
 	}

@@ -91,6 +91,10 @@ func (sc *serverConn) verify() bool {
 }
 
 func (sc *serverConn) cutUntrusted(err error) {
+	if sc.parked() {
+		_ = sc.net.Close() // nobody uses it
+		return
+	}
 	r, d := sc.request(), notTrusted(err)
 	d.Tell = sc.mesh.policy.Authorize(sc.mesh.ctx, r).Tell && r.Source.MemberOf(sc.mesh.trustDomain)
 	sc.cut(&DeniedError{Source: r.Source.String(), Destination: r.Destination, Port: r.Port, Decision: d, cause: err})
@@ -108,15 +112,12 @@ func (sc *serverConn) settled() bool {
 
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
 func (sc *serverConn) cut(d *DeniedError) {
-	if sc.parked() {
-		_ = sc.net.Close() // nothing is cut
-		return
+	if sc.raw != nil && !sc.mesh.farewells.add(sc.mesh, sc.raw, d) {
+		return // it has ended
 	}
 	sc.mesh.decisions.cut(sc.mesh.ctx, d, sc.request(), sc.net.peer)
 	sc.mesh.trace.connCut(sc.net.peer, d)
 	if sc.raw == nil {
 		_ = sc.net.Close() // nothing to do about it
-		return
 	}
-	sc.mesh.farewells.add(sc.mesh, sc.raw, d)
 }

@@ -133,7 +133,7 @@ func (w *warm) fit(l *link, now time.Time) bool {
 	if !w.mesh.current(l, now) {
 		return false
 	}
-	if !w.mesh.unchecked(l, now) {
+	if !w.mesh.unchecked(l) {
 		return true
 	}
 	_, err := w.mesh.verify(l.net.peer.chain)
@@ -153,7 +153,7 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 			if age < since {
 				continue
 			}
-			alive, ready := l.look(now)
+			alive, ready := l.look()
 			if alive && !ready {
 				looks++
 				s.lag = min(max(s.lag, age*5/4), maxLag)
@@ -219,7 +219,7 @@ func (s *warmSet) sweep(now time.Time) bool {
 	s.mu.Lock()
 	var dead []*link
 	s.idle = slices.DeleteFunc(s.idle, func(l *link) bool {
-		alive, ready := l.look(now)
+		alive, ready := l.look()
 		idle := now.Sub(l.parked)
 		over := !alive || idle > warmTime || !ready && idle > ackTime
 		if over {

@@ -9,10 +9,8 @@ import (
 
 // What a client asks of a link between two streams. Nobody else uses it then.
 
-// look reads what the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
-//
-// That the stream is closed is the last word of a server for at least byeTime, which spares a look at what may come after it.
-func (l *link) look(now time.Time) (alive, ready bool) {
+// look reads all that the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
+func (l *link) look() (alive, ready bool) {
 	l.rmu.Lock()
 	defer l.rmu.Unlock()
 	l.net.tryRead = true
@@ -20,9 +18,6 @@ func (l *link) look(now time.Time) (alive, ready bool) {
 	for {
 		if alive, more := l.readIdle(); !more {
 			return alive && !l.bye, alive && !l.bye && l.gone
-		}
-		if l.gone && !l.bye && now.Sub(l.parked) < byeTime/2 {
-			return true, true
 		}
 	}
 }
