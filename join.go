@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/dirlock"
 	"github.com/intramesh/mesh/internal/onehttp"
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
@@ -34,16 +36,32 @@ const (
 	pollWait = 50 * time.Second
 )
 
+// lockState takes Config.StateDir for this process, until Close.
+func (m *Mesh) lockState() error {
+	dir := m.cfg.StateDir
+	if dir == "" {
+		return nil
+	}
+	err := atomicfile.MkdirAll(dir)
+	var lock *os.File
+	if err == nil {
+		lock, err = dirlock.Acquire(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("Config.StateDir: %w", err)
+	}
+	m.closers = append(m.closers, func(context.Context) error { return lock.Close() })
+	return nil
+}
+
 // stateDir returns a folder of Config.StateDir, made when needed, or "" when nothing is kept.
 func (m *Mesh) stateDir(name string) (string, error) {
 	if m.cfg.StateDir == "" {
 		return "", nil
 	}
 	dir := filepath.Join(m.cfg.StateDir, name)
-	for _, d := range []string{m.cfg.StateDir, dir} {
-		if err := atomicfile.MkdirAll(d); err != nil {
-			return "", fmt.Errorf("Config.StateDir: %w", err)
-		}
+	if err := atomicfile.MkdirAll(dir); err != nil {
+		return "", fmt.Errorf("Config.StateDir: %w", err)
 	}
 	return dir, nil
 }

@@ -56,8 +56,8 @@ type Config struct {
 	// is dialed is looked for here first: see balance.Shares. It may be empty.
 	Zone string
 	// StateDir keeps certificate, rules and known members over a restart, so that the control plane need not be there
-	// then. One directory belongs to one process. It is made with mode 0700. Empty keeps nothing, and a
-	// restart needs a new token.
+	// then. One directory belongs to one process: Join fails where another one has it. It is made with mode 0700. Empty keeps nothing,
+	// and a restart needs a new token.
 	StateDir string
 
 	// Logger gets what an operator should know; nil drops it. Denials and cut connections are written at most ten a
@@ -181,6 +181,9 @@ func newMesh(cfg Config) (*Mesh, error) {
 }
 
 func (m *Mesh) start(ctx context.Context) error {
+	if err := m.lockState(); err != nil {
+		return err
+	}
 	if b := m.cfg.Bootstrap; b != nil && m.identity == nil {
 		if err := m.enrol(ctx, b); err != nil {
 			return err
