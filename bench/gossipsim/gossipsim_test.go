@@ -21,7 +21,7 @@ func TestSimulate(t *testing.T) {
 	var r *result
 	synctest.Test(t, func(t *testing.T) {
 		var err error
-		if r, err = (order{minutes: 0.5, latency: 500 * time.Microsecond}).simulate(t.Context(), 12); err != nil {
+		if r, err = (order{losses: []int{0, 5, 20}, minutes: 0.5, latency: 500 * time.Microsecond}).simulate(t.Context(), 12); err != nil {
 			t.Fatal(err)
 		}
 	})

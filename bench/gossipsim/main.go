@@ -34,6 +34,7 @@ type order struct {
 	scenarios []string // all if empty
 	minutes   float64
 	latency   time.Duration
+	losses    []int // in percent
 	out       string
 }
 
@@ -43,16 +44,16 @@ func parse(args []string) (o order, err error) {
 	only := flags.String("run", "", "scenarios, separated by commas, all if empty: "+strings.Join(scenarioNames(), ", "))
 	flags.Float64Var(&o.minutes, "minutes", 10, "how long churn and each loss last, of the virtual clock")
 	flags.DurationVar(&o.latency, "latency", 500*time.Microsecond, "of a packet, one way, at least; at most twice that")
+	losses := flags.String("loss", "0,5,20", "percent of the datagrams that are lost, for as long each")
 	flags.StringVar(&o.out, "out", "", "a directory for gossip.md, gossip.json and gossip.svg")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	for s := range strings.SplitSeq(*sizes, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(s))
-		if err != nil || n < 2*seedCount || n > 20_000 {
-			return o, fmt.Errorf("-n %q: want numbers from %d to 20000", s, 2*seedCount)
-		}
-		o.sizes = append(o.sizes, n)
+	if o.sizes, err = numbers("-n", *sizes, 2*seedCount, 20_000); err != nil {
+		return o, err
+	}
+	if o.losses, err = numbers("-loss", *losses, 0, 90); err != nil {
+		return o, err
 	}
 	if *only != "" {
 		o.scenarios = strings.Split(*only, ",")
@@ -63,6 +64,18 @@ func parse(args []string) (o order, err error) {
 		}
 	}
 	return o, nil
+}
+
+// numbers reads a list of what a flag may have.
+func numbers(name, list string, least, most int) (all []int, err error) {
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < least || n > most {
+			return nil, fmt.Errorf("%s %q: want numbers from %d to %d", name, s, least, most)
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 func run(args []string) error {

@@ -22,6 +22,7 @@ type pool struct {
 	net     *network
 	members []*member
 	starts  int // of processes so far
+	losses  []int
 }
 
 // A member is one process of the pool.

@@ -55,6 +55,7 @@ func (o order) simulate(ctx context.Context, n int) (*result, error) {
 		return nil, err
 	}
 	defer func() { _ = p.close() }()
+	p.losses = o.losses
 	services := p.services()
 	r.shares("join", spread(n, 5*time.Minute, 100*time.Millisecond, func(i int) bool {
 		usable, _ := p.members[i].knows(services)
@@ -318,10 +319,10 @@ func rolling(ctx context.Context, p *pool, r *result, _ time.Duration) error {
 	return nil
 }
 
-// loss runs the pool with 0, 5 and 20 % of the datagrams lost, and counts the members that others held for gone though they lived.
+// loss runs the pool with a part of the datagrams lost, and counts the members that others held for gone though they lived.
 func loss(_ context.Context, p *pool, r *result, duration time.Duration) error {
 	services := p.services()
-	for _, percent := range []int{0, 5, 20} {
+	for _, percent := range p.losses {
 		p.net.setLoss(float64(percent) / 100)
 		slandered := make(map[netip.AddrPort]bool)
 		pairs := 0
