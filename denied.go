@@ -37,13 +37,13 @@ func encodeDenied(d *DeniedError) string {
 func deniedJSON(d *DeniedError) []byte {
 	var v any = d.Told()
 	if !d.Tell {
-		v = struct {
-			Source      string         `json:"source"`
-			Destination string         `json:"destination"`
-			Port        string         `json:"port,omitempty"`
-			Verdict     policy.Verdict `json:"verdict"`
-			Layer       policy.Layer   `json:"layer"`
-		}{d.Source, d.Destination, d.Port, d.Verdict, d.Layer}
+		bare := map[string]string{
+			"source": d.Source, "destination": d.Destination, "verdict": d.Verdict.String(), "layer": d.Layer.String(),
+		}
+		if d.Port != "" {
+			bare["port"] = d.Port
+		}
+		v = bare
 	}
 	raw, err := json.Marshal(v)
 	if err != nil {

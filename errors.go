@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/intramesh/mesh/discovery"
@@ -106,18 +107,14 @@ type DialError struct {
 
 // Error describes the dial: "mesh: dial payments at 10.0.0.7:443: connection refused".
 func (e *DialError) Error() string {
-	var b strings.Builder
-	b.WriteString("mesh: dial ")
-	b.WriteString(joinTarget(e.Service, e.Port))
+	s := "mesh: dial " + joinTarget(e.Service, e.Port)
 	if e.Addr != "" {
-		b.WriteString(" at " + e.Addr)
+		s += " at " + e.Addr
 	}
 	if e.Attempts > 1 {
-		fmt.Fprintf(&b, " (the last of %d endpoints)", e.Attempts)
+		s += " (the last of " + strconv.Itoa(e.Attempts) + " endpoints)"
 	}
-	b.WriteString(": ")
-	b.WriteString(e.Err.Error())
-	return b.String()
+	return s + ": " + e.Err.Error()
 }
 
 // Unwrap returns Err.
@@ -153,22 +150,17 @@ type DeniedError struct {
 // Error names both ends, the rule and the reason:
 // "mesh: spiffe://prod/orders to payments: denied by payments-callers[2]: …".
 func (e *DeniedError) Error() string {
-	var b strings.Builder
-	b.WriteString("mesh: ")
-	b.WriteString(e.Source)
-	b.WriteString(" to ")
-	b.WriteString(joinTarget(e.Destination, e.Port))
-	b.WriteString(": denied")
+	s := "mesh: " + e.Source + " to " + joinTarget(e.Destination, e.Port) + ": denied"
 	if e.Policy != "" {
-		b.WriteString(" by " + e.Policy)
+		s += " by " + e.Policy
 		if e.Rule >= 0 {
-			fmt.Fprintf(&b, "[%d]", e.Rule)
+			s += "[" + strconv.Itoa(e.Rule) + "]"
 		}
 	}
 	if e.Version != 0 || e.Reason != "" {
-		fmt.Fprintf(&b, " (%s, rules v%d): %s", e.Layer, e.Version, e.Reason)
+		s += " (" + e.Layer.String() + ", rules v" + strconv.FormatUint(e.Version, 10) + "): " + e.Reason
 	}
-	return b.String()
+	return s
 }
 
 // Told returns what the caller may know: all of it when [policy.Decision].Tell is set, else that it is denied. For adapters.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +63,7 @@ type RevokedError struct {
 
 // Error names the certificate, the rules' version and the reason.
 func (e *RevokedError) Error() string {
-	s := fmt.Sprintf("certificate %s of %s is revoked (rules v%d)", e.Serial, e.ID, e.Version)
+	s := "certificate " + e.Serial + " of " + e.ID.String() + " is revoked (rules v" + strconv.FormatUint(e.Version, 10) + ")"
 	if e.Reason != "" {
 		s += ": " + e.Reason
 	}
