@@ -20,7 +20,7 @@
 package balance
 
 import (
-	"cmp"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -134,11 +134,31 @@ func (s *Set[K]) UpdateFrom(other *Set[K], endpoints []Endpoint[K]) {
 		}
 		l.entries = append(l.entries, e)
 	}
-	slices.SortStableFunc(l.entries, func(a, b entry[K]) int {
-		return cmp.Or(cmp.Compare(a.tier, b.tier), cmp.Compare(a.distance, b.distance))
-	})
+	l.entries = ordered(l.entries)
 	l.group(s.zone, endpoints)
 	s.list.Store(l)
+}
+
+// ordered sorts by tier and distance, of which there are few, and leaves the order within them. (A generic sort would be 2 KB of every
+// program.)
+func ordered[K comparable](entries []entry[K]) []entry[K] {
+	rank := func(e *entry[K]) int { return int(e.tier)*distances + int(e.distance) }
+	sorted := make([]entry[K], 0, len(entries))
+	for done := -1; len(sorted) < len(entries); {
+		next := math.MaxInt
+		for i := range entries {
+			if r := rank(&entries[i]); r > done {
+				next = min(next, r)
+			}
+		}
+		for i := range entries {
+			if rank(&entries[i]) == next {
+				sorted = append(sorted, entries[i])
+			}
+		}
+		done = next
+	}
+	return sorted
 }
 
 // Failed ejects an endpoint, as [Picked.Failed] does, for one who did not pick it.
