@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -270,5 +272,36 @@ func TestRemembersPeers(t *testing.T) {
 			t.Errorf("it took %v to find a remembered peer", took)
 		}
 		c.within(t, 0, "payments", ipB)
+	})
+}
+
+// TestRemembersNewcomers kills a process two seconds after the peer came that is the only one left to find the pool through.
+func TestRemembersNewcomers(t *testing.T) {
+	inFabric(t, func(t *testing.T, f *fabric) {
+		dir := t.TempDir()
+		a := f.start(t, ipA)
+		c := f.startWith(t, ipC, gossip.Config{Seeds: []string{seedA}, Dir: dir})
+		b := f.start(t, ipB, seedA)
+		b.serve(t, "payments")
+		c.within(t, time.Second, "payments", ipB)
+		<-time.After(2 * time.Second)
+		remembered, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := t.TempDir() // as it was at the kill, which Close would change
+		for _, e := range remembered {
+			content, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(copied, e.Name()), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.host.kill()
+		c.host.kill()
+		c = f.startWith(t, ipC, gossip.Config{Seeds: []string{seedA}, Dir: copied})
+		c.within(t, time.Second, "payments", ipB)
 	})
 }

@@ -33,21 +33,43 @@ func (m *Member) stayJoined() {
 			m.markJoined()
 		}
 		m.renew()
-		if err := m.remember(); err != nil {
-			m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
-		}
+		m.save()
 		wait := m.cfg.RejoinInterval
 		if !m.isJoined() {
 			wait = min(pause, wait)
 			pause = 2 * wait
 		}
-		select {
-		case <-m.ctx.Done():
-			return
 		// Not longer than wait: a network that is whole again is found so within one RejoinInterval and the time that an
 		// attempt under way takes to fail.
-		case <-time.After(wait/2 + rand.N(wait/2+1)): //nolint:gosec // jitter, not a secret
+		if !m.rest(wait/2 + rand.N(wait/2+1)) { //nolint:gosec // jitter, not a secret
+			return
 		}
+	}
+}
+
+// rest waits for d, false if the member ends before. Newcomers are remembered meanwhile: a process that is killed a moment after it started must
+// find its way back though the seeds that it was given are gone.
+func (m *Member) rest(d time.Duration) bool {
+	over, newcomer := time.After(d), m.pool.newcomer
+	var again <-chan time.Time
+	for {
+		select {
+		case <-m.ctx.Done():
+			return false
+		case <-over:
+			return true
+		case <-newcomer:
+			m.save()
+			newcomer, again = nil, time.After(time.Second) // the file is written no more often
+		case <-again:
+			newcomer = m.pool.newcomer
+		}
+	}
+}
+
+func (m *Member) save() {
+	if err := m.remember(); err != nil {
+		m.cfg.Logger.Warn("gossip: peers not saved", "error", err)
 	}
 }
 

@@ -113,6 +113,10 @@ func (p *pool) learn(name string, n news, now time.Time) {
 	if m == nil {
 		m = &member{name: name, addr: n.addr}
 		p.members[name] = m
+		select {
+		case p.newcomer <- struct{}{}:
+		default:
+		}
 		p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
 		for o := range p.dead {
 			if o.addr == m.addr { // the same process, restarted

@@ -63,6 +63,7 @@ type pool struct {
 	goodbyes  map[string]uint64 // generation of the last record, by members that left
 	left      []netip.AddrPort  // of those who left, see takeLeft
 	refused   Refused
+	newcomer  chan struct{} // has something when there is a member that was not known
 }
 
 // member is another process.
@@ -89,7 +90,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]struct{}),
-		checks: make(map[*member]*check), goodbyes: make(map[string]uint64),
+		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1),
 	}
 	return p, p.announce(record.Record{})
 }
