@@ -1,0 +1,85 @@
+package mesh
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/policy"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// joinGossip makes this process a member of the gossip pool.
+func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
+	dir, err := m.stateDir("gossip")
+	if err != nil {
+		return err
+	}
+	j, err := m.fetchJoin(ctx, dir)
+	if err != nil {
+		return err
+	}
+	g, err := gossip.Join(ctx, gossip.Config{
+		BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
+		Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, func(ctx context.Context) error {
+		return errors.Join(g.Leave(ctx), g.Close())
+	})
+	m.discovery, m.gossip, m.instance = g, g, g.Instance()
+	return nil
+}
+
+// poolIdentity is who this process is among those who gossip. Revoked members get no stream, and are not believed.
+type poolIdentity struct {
+	*identity.Credential
+	rules *policy.Syncer // nil when Config.Policy is set
+}
+
+// VerifyMember implements [gossip.Identity].
+func (p poolIdentity) VerifyMember(chain []*x509.Certificate) (service string, err error) {
+	if service, err = p.Credential.VerifyMember(chain); err != nil || p.rules == nil {
+		return service, err
+	}
+	id, err := spiffeid.FromURI(chain[0].URIs[0])
+	if err != nil {
+		return "", err
+	}
+	return service, policy.EngineOf(p.rules).Revoked(id, chain)
+}
+
+// gossipAdvertise is the address that other members reach our gossip by.
+func (m *Mesh) gossipAdvertise() netip.Addr {
+	switch {
+	case m.advertise.IsValid():
+		return m.advertise
+	case m.facing.IsValid():
+		return m.facing
+	}
+	return localAddr()
+}
+
+// gossipBind listens on the advertised address when it is ours, else on all: behind NAT it is not.
+func (m *Mesh) gossipBind() netip.AddrPort {
+	a := m.gossipAdvertise()
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, i := range addrs {
+			if n, ok := i.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a {
+					return netip.AddrPortFrom(a, 0)
+				}
+			}
+		}
+	}
+	if a.Is4() {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+}
