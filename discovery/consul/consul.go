@@ -63,23 +63,15 @@ type Source struct {
 	cfg    Config
 	base   *url.URL
 	client *http.Client
-	table  *table.Table
+	table  *table.Parts // one for each of cfg.Services
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	synced chan struct{}
-
-	mu       sync.Mutex
-	known    [][]discovery.Endpoint // by index of cfg.Services
-	awaiting int                    // services without a first answer
 }
 
 // New starts to follow the services. It does not wait for Consul: see [Source.Synced]. The error is about the
 // configuration. The caller closes the source.
 func New(cfg Config) (*Source, error) {
-	s := &Source{
-		cfg: cfg, table: table.New(), synced: make(chan struct{}),
-		known: make([][]discovery.Endpoint, len(cfg.Services)), awaiting: len(cfg.Services),
-	}
+	s := &Source{cfg: cfg}
 	s.cfg.Services = slices.Clone(cfg.Services)
 	s.cfg.StaleAfter = cmp.Or(cfg.StaleAfter, 30*time.Second)
 	if s.cfg.Logger == nil {
@@ -95,9 +87,11 @@ func New(cfg Config) (*Source, error) {
 	s.client = &http.Client{Transport: remote.Transport(conf), CheckRedirect: remote.Stay}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	if s.awaiting == 0 {
-		close(s.synced)
+	services := make([]string, 0, len(s.cfg.Services))
+	for _, svc := range s.cfg.Services {
+		services = append(services, svc.Service)
 	}
+	s.table = table.NewParts(services)
 	for i := range s.cfg.Services {
 		s.wg.Go(func() { s.follow(ctx, i) })
 	}
@@ -134,7 +128,7 @@ func (s *Source) check() (err error) {
 func (s *Source) Lookup(service string) discovery.Snapshot { return s.table.Lookup(service) }
 
 // Synced returns a channel that is closed when Consul has answered about each service once.
-func (s *Source) Synced() <-chan struct{} { return s.synced }
+func (s *Source) Synced() <-chan struct{} { return s.table.Synced() }
 
 // Close ends the queries; what is known stays. It always returns nil.
 func (s *Source) Close() error {
@@ -166,7 +160,7 @@ func (s *Source) follow(ctx context.Context, i int) {
 			if lasting >= s.cfg.StaleAfter && !stale {
 				stale = true
 				s.cfg.Logger.Warn("discovery: what Consul said last is suspect", "service", svc.Service, "away", lasting, "error", err)
-				s.publish(i, suspects(last))
+				s.table.Publish(i, suspects(last))
 			}
 			index = 0 // its answer comes at once, so that what is there is known again
 			if !b.Wait(ctx, err) {
@@ -178,10 +172,10 @@ func (s *Source) follow(ctx context.Context, i int) {
 			s.cfg.Logger.Info("discovery: Consul answers again", "service", svc.Service)
 		}
 		last, stale = found, false
-		s.publish(i, slices.Clone(found))
+		s.table.Publish(i, slices.Clone(found))
 		if first {
 			first = false
-			s.answered()
+			s.table.Answered()
 		}
 		index = follows(index, next)
 		select {
@@ -207,29 +201,6 @@ func suspects(all []discovery.Endpoint) []discovery.Endpoint {
 		all[i].Suspect = true
 	}
 	return all
-}
-
-func (s *Source) answered() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.awaiting--; s.awaiting == 0 {
-		close(s.synced)
-	}
-}
-
-// publish makes known what one of cfg.Services has.
-func (s *Source) publish(i int, endpoints []discovery.Endpoint) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[i] = endpoints
-	service := s.cfg.Services[i].Service
-	var all []discovery.Endpoint
-	for j, eps := range s.known {
-		if s.cfg.Services[j].Service == service {
-			all = append(all, eps...)
-		}
-	}
-	s.table.Update(map[string][]discovery.Endpoint{service: all})
 }
 
 var errNoIndex = errors.New("the answer has no X-Consul-Index: this is not Consul")

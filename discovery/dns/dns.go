@@ -62,23 +62,15 @@ type Config struct {
 type Source struct {
 	cfg    Config
 	names  []dnsmessage.Name // of cfg.Services
-	table  *table.Table
+	table  *table.Parts      // one for each of cfg.Services
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	synced chan struct{}
-
-	mu       sync.Mutex
-	known    [][]discovery.Endpoint // by index of cfg.Services
-	awaiting int                    // services without a first answer
 }
 
 // New starts to resolve the services. It does not wait for answers: see [Source.Synced]. The error is about the
 // configuration. The caller closes the source.
 func New(cfg Config) (*Source, error) {
-	s := &Source{
-		cfg: cfg, table: table.New(), synced: make(chan struct{}),
-		known: make([][]discovery.Endpoint, len(cfg.Services)), awaiting: len(cfg.Services),
-	}
+	s := &Source{cfg: cfg}
 	s.cfg.Services, s.cfg.Servers = slices.Clone(cfg.Services), slices.Clone(cfg.Servers)
 	for _, d := range []struct {
 		field *time.Duration
@@ -96,9 +88,11 @@ func New(cfg Config) (*Source, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	if s.awaiting == 0 {
-		close(s.synced)
+	services := make([]string, 0, len(s.cfg.Services))
+	for _, svc := range s.cfg.Services {
+		services = append(services, svc.Service)
 	}
+	s.table = table.NewParts(services)
 	for i := range s.cfg.Services {
 		s.wg.Go(func() { s.follow(ctx, i) })
 	}
@@ -137,7 +131,7 @@ func (s *Source) check() error {
 func (s *Source) Lookup(service string) discovery.Snapshot { return s.table.Lookup(service) }
 
 // Synced returns a channel that is closed when each service was answered once, if only by saying that there is none.
-func (s *Source) Synced() <-chan struct{} { return s.synced }
+func (s *Source) Synced() <-chan struct{} { return s.table.Synced() }
 
 // Close stops asking; what is known stays. It always returns nil.
 func (s *Source) Close() error {
@@ -166,17 +160,17 @@ func (s *Source) follow(ctx context.Context, i int) {
 			}
 			wait = min(s.cfg.MinTTL<<min(failures, 16), max(maxRetry, s.cfg.MinTTL))
 			failures++
-			s.publish(i, k.stale())
+			s.table.Publish(i, k.stale())
 		} else {
 			if failures > 0 {
 				s.cfg.Logger.Info("discovery: DNS answers again", "service", svc.Service, "name", svc.Name, "endpoints", len(found))
 			}
 			failures = 0
-			s.publish(i, k.fresh(found, time.Now()))
+			s.table.Publish(i, k.fresh(found, time.Now()))
 			wait = min(max(ttl, s.cfg.MinTTL), s.cfg.MaxTTL)
 			if first {
 				first = false
-				s.answered()
+				s.table.Answered()
 			}
 		}
 		wait += rand.N(wait/8 + 1) //nolint:gosec // what expires together need not be asked for together
@@ -189,29 +183,6 @@ func (s *Source) follow(ctx context.Context, i int) {
 		case <-time.After(wait):
 		}
 	}
-}
-
-func (s *Source) answered() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.awaiting--; s.awaiting == 0 {
-		close(s.synced)
-	}
-}
-
-// publish makes known what one of cfg.Services has.
-func (s *Source) publish(i int, endpoints []discovery.Endpoint) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[i] = endpoints
-	service := s.cfg.Services[i].Service
-	var all []discovery.Endpoint
-	for j, eps := range s.known {
-		if s.cfg.Services[j].Service == service {
-			all = append(all, eps...)
-		}
-	}
-	s.table.Update(map[string][]discovery.Endpoint{service: all})
 }
 
 // keeper holds what an answer dropped, when that is suspiciously much.
