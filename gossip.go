@@ -31,7 +31,12 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		return err
 	}
 	m.closers = append(m.closers, func(ctx context.Context) error {
-		return errors.Join(g.Leave(ctx), g.Close())
+		err := g.Leave(ctx)
+		if err != nil && errors.Is(context.Cause(ctx), errBriefly) {
+			m.log.Info("gossip: closed before others had heard that this process left")
+			err = nil
+		}
+		return errors.Join(err, g.Close())
 	})
 	m.discovery, m.gossip, m.instance = g, g, g.Instance()
 	return nil

@@ -336,10 +336,13 @@ func (m *Mesh) drain(ctx context.Context) error {
 func (m *Mesh) Close() error {
 	m.drains()
 	// A closed mesh still says goodbye, briefly: others need not find out by themselves.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second, errBriefly)
 	defer cancel()
 	return m.close(ctx)
 }
+
+// errBriefly ends the goodbye of Close, which is no error: the others find out by themselves.
+var errBriefly = errors.New("mesh: closing waits no longer")
 
 func (m *Mesh) close(ctx context.Context) error {
 	var err error
