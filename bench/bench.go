@@ -45,6 +45,19 @@ func (r rounds) series(contender, figure string) []float64 {
 	return s
 }
 
+// best returns the series of the contender with the least median.
+func (r rounds) best(contenders []string, figure string) []float64 {
+	var best []float64
+	least := math.Inf(1)
+	for _, c := range contenders {
+		s := r.series(c, figure)
+		if m := median(withoutNaN(s)); m < least {
+			best, least = s, m
+		}
+	}
+	return best
+}
+
 // run measures all selected workloads.
 func (b *bench) run(ctx context.Context) ([]outcome, error) {
 	var selected []workload

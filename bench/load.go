@@ -48,6 +48,7 @@ func kinds() map[string]func(clientEnd, load, int) (worker, error) {
 		"echo":   echoWorker,
 		"beside": besideWorker,
 		"dial":   dialWorker,
+		"cold":   coldWorker,
 		"bulk":   bulkWorker,
 		"first":  firstWorker,
 		"open":   openWorker,

@@ -22,6 +22,10 @@ import (
 // otherRules is how many rules of other services the bench's own stand among.
 const otherRules = 1000
 
+// alpnCold is an application protocol of our own. A connection that speaks one is verified and decided like any other, and ends
+// when it is closed: the mesh can't know that another stream may follow.
+const alpnCold = "bench"
+
 // ourPort names the mesh port of a service: raw connections come by the default one.
 func ourPort(service string) string {
 	if service == svcRaw {
@@ -44,7 +48,11 @@ func ourServer(m material) (serverEnd, error) {
 	return serverEnd{
 		listen: func(service string) (net.Listener, error) {
 			o := mesh.ListenOptions{Port: ourPort(service)}
-			if service != svcRaw {
+			switch service {
+			case svcRaw:
+			case svcCold:
+				o.ALPN = []string{alpnCold}
+			default:
 				o.ALPN = alpn(service)
 			}
 			return n.Listen(context.Background(), "tcp", "127.0.0.1:0", o)
@@ -57,10 +65,15 @@ func ourServer(m material) (serverEnd, error) {
 
 func ourClient(m material, addrs map[string]string) (clientEnd, error) {
 	var endpoints []discovery.Endpoint
+	var cold netip.AddrPort
 	for service, addr := range addrs {
 		a, err := netip.ParseAddrPort(addr)
 		if err != nil {
 			return clientEnd{}, err
+		}
+		if service == svcCold {
+			cold = a
+			continue
 		}
 		endpoints = append(endpoints, discovery.Endpoint{Service: serverName, Port: ourPort(service), Addr: a})
 	}
@@ -72,6 +85,9 @@ func ourClient(m material, addrs map[string]string) (clientEnd, error) {
 	}
 	return clientEnd{
 		dial: func(ctx context.Context) (net.Conn, error) { return n.Dial(ctx, "tcp", serverName) },
+		cold: func(ctx context.Context) (net.Conn, error) {
+			return n.DialEndpoint(ctx, serverName+":"+ourPort(svcCold), cold, alpnCold)
+		},
 		http: func(service string) (*http.Client, string) {
 			return n.HTTPClient(), "http://_" + ourPort(service) + "." + serverName
 		},
@@ -93,7 +109,7 @@ func ruleDocuments(guest bool) []policy.Document {
 		allow("http", serverName, from, policy.Operation{Methods: []string{http.MethodGet}, Paths: []string{"/bytes/{n}"}}),
 		allow("grpc", serverName, from, policy.Operation{GRPC: []string{"bench.v1.Echo/*"}}),
 	}
-	docs = append(docs, allow("raw", serverName, from, policy.Operation{Ports: []string{""}}))
+	docs = append(docs, allow("raw", serverName, from, policy.Operation{Ports: []string{"", ourPort(svcCold)}}))
 	if guest {
 		docs = append(docs, allow("guest", serverName, []policy.Source{{Services: []string{guestName}}}, policy.Operation{Ports: []string{""}}))
 	}

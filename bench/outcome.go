@@ -64,14 +64,17 @@ func summarise(w workload, names []string, r rounds) outcome {
 		}
 	}
 	for _, g := range w.goals {
-		base := r.series(g.Baseline, g.Figure)
-		if g.Baseline == "" {
-			base = make([]float64, o.Rounds)
-			for i := range base {
-				base[i] = 1
-			}
+		of, q := r.series(g.Contender, g.Figure), ratio{}
+		switch {
+		case g.Baseline == "":
+			q = summary(of)
+		case g.Added:
+			q = difference(of, r.series(g.Baseline, g.Figure))
+		case g.Baseline == bestSidecar:
+			q = compare(of, r.best(sidecarPairs(), g.Figure))
+		default:
+			q = compare(of, r.series(g.Baseline, g.Figure))
 		}
-		q := compare(r.series(g.Contender, g.Figure), base)
 		o.Verdicts = append(o.Verdicts, verdict{g, q, q.atMost(g.AtMost)})
 	}
 	return o

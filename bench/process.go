@@ -44,26 +44,26 @@ func newProcess(s setup) (*process, error) {
 		p.client = stack.clientEnd(s.Addrs).shared()
 	case s.Contender == nameOurs:
 		if p.server, err = ourServer(m); err == nil {
-			err = p.serve()
+			err = p.serve(svcRaw, svcCold, svcHTTP1, svcHTTP2, svcGRPC)
 		}
 	default:
 		p.server = stack.serverEnd()
-		err = p.serve()
+		err = p.serve(svcRaw, svcHTTP1, svcHTTP2, svcGRPC)
 	}
 	return p, err
 }
 
-// serve listens for every service. The process's end ends it.
-func (p *process) serve() error {
+// serve listens for services. The process's end ends it.
+func (p *process) serve(services ...string) error {
 	p.addrs = make(map[string]string)
-	for _, service := range []string{svcRaw, svcHTTP1, svcHTTP2, svcGRPC} {
+	for _, service := range services {
 		ln, err := p.server.listen(service)
 		if err != nil {
 			return err
 		}
 		p.addrs[service] = ln.Addr().String()
 		switch service {
-		case svcRaw:
+		case svcRaw, svcCold:
 			go serveRaw(ln)
 		case svcGRPC:
 			go serveGRPC(p.server.grpc(), ln)

@@ -97,14 +97,29 @@ func (r *report) goals(b *strings.Builder) {
 	fmt.Fprintf(b, "\n## Goals\n\n| workload | figure | at most | measured | |\n| --- | --- | --- | --- | --- |\n")
 	for _, o := range r.Outcomes {
 		for _, v := range o.Verdicts {
-			if v.Baseline == "" {
-				fmt.Fprintf(b, "| %s | %s of %s | %s | %s (%s–%s) | %s |\n", o.Name, v.Figure, v.Contender, format(v.Figure, v.AtMost),
+			switch {
+			case v.Ratio.Rounds == 0:
+				fmt.Fprintf(b, "| %s | %s | %.4g | – | %s |\n", o.Name, v.what(), v.AtMost, v.Verdict)
+				continue
+			case v.Added || v.Baseline == "":
+				fmt.Fprintf(b, "| %s | %s | %s | %s (%s–%s) | %s |\n", o.Name, v.what(), format(v.Figure, v.AtMost),
 					format(v.Figure, v.Ratio.Median), format(v.Figure, v.Ratio.Interval.Low), format(v.Figure, v.Ratio.Interval.High), v.Verdict)
 				continue
 			}
-			fmt.Fprintf(b, "| %s | %s by %s | %.2f | %s | %s |\n", o.Name, v.Figure, v.Baseline, v.AtMost, v.Ratio, v.Verdict)
+			fmt.Fprintf(b, "| %s | %s | %.2f | %s | %s |\n", o.Name, v.what(), v.AtMost, v.Ratio, v.Verdict)
 		}
 	}
+}
+
+// what is bounded, in words.
+func (g goal) what() string {
+	switch {
+	case g.Baseline == "":
+		return g.Figure + " of " + g.Contender
+	case g.Added:
+		return g.Figure + " more than " + g.Baseline
+	}
+	return g.Figure + " by " + g.Baseline
 }
 
 // String writes the ratio with its interval.

@@ -20,6 +20,7 @@ const (
 	svcHTTP1 = "http1"
 	svcHTTP2 = "http2"
 	svcGRPC  = "grpc"
+	svcCold  = "cold" // raw again, for a contender that reuses connections otherwise
 )
 
 // alpn is what each service negotiates where there is TLS.
@@ -46,6 +47,8 @@ type serverEnd struct {
 // A clientEnd is the client's half. Addresses are by service.
 type clientEnd struct {
 	dial func(ctx context.Context) (net.Conn, error)
+	// cold is dial with a handshake of its own every time.
+	cold func(ctx context.Context) (net.Conn, error)
 	// http returns a client, and the URL in front of a path.
 	http func(service string) (*http.Client, string)
 	grpc func() (*grpc.ClientConn, error)
@@ -63,7 +66,7 @@ func (c clientEnd) shared() clientEnd {
 		webs[service] = web{client, url}
 	}
 	return clientEnd{
-		dial: c.dial,
+		dial: c.dial, cold: c.cold,
 		http: func(service string) (*http.Client, string) { return webs[service].client, webs[service].url },
 		grpc: sync.OnceValues(c.grpc),
 	}
@@ -122,15 +125,16 @@ func (s secure) serverEnd() serverEnd {
 
 func (s secure) clientEnd(addrs map[string]string) clientEnd {
 	raw := s.client(nil)
-	return clientEnd{
-		dial: func(ctx context.Context) (net.Conn, error) {
-			if raw == nil {
-				var d net.Dialer
-				return d.DialContext(ctx, "tcp", addrs[svcRaw])
-			}
-			d := tls.Dialer{Config: raw}
+	dial := func(ctx context.Context) (net.Conn, error) {
+		if raw == nil {
+			var d net.Dialer
 			return d.DialContext(ctx, "tcp", addrs[svcRaw])
-		},
+		}
+		d := tls.Dialer{Config: raw}
+		return d.DialContext(ctx, "tcp", addrs[svcRaw])
+	}
+	return clientEnd{
+		dial: dial, cold: dial,
 		http: func(service string) (*http.Client, string) {
 			t := &http.Transport{MaxIdleConnsPerHost: maxInFlight, DisableCompression: true, Protocols: new(http.Protocols)}
 			t.TLSClientConfig = s.client(alpn(service))

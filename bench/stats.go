@@ -71,14 +71,30 @@ type ratio struct {
 
 // compare pairs by round. A round that lacks one of the two (NaN) does not count.
 func compare(of, baseline []float64) ratio {
-	var quotients []float64
+	return summary(paired(of, baseline, func(a, b float64) float64 { return a / b }))
+}
+
+// difference is compare with how much more it is, not how many times as much.
+func difference(of, baseline []float64) ratio {
+	return summary(paired(of, baseline, func(a, b float64) float64 { return a - b }))
+}
+
+func paired(of, baseline []float64, f func(a, b float64) float64) []float64 {
+	var all []float64
 	for i := range min(len(of), len(baseline)) {
-		if q := of[i] / baseline[i]; !math.IsNaN(q) && !math.IsInf(q, 0) {
-			quotients = append(quotients, q)
-		}
+		all = append(all, f(of[i], baseline[i]))
 	}
-	r := ratio{Median: median(quotients), Rounds: len(quotients)}
-	r.Interval, r.Sure = medianInterval(quotients)
+	return all
+}
+
+// summary is the zero ratio when no round counts.
+func summary(values []float64) ratio {
+	values = slices.DeleteFunc(slices.Clone(values), func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
+	if len(values) == 0 {
+		return ratio{}
+	}
+	r := ratio{Median: median(values), Rounds: len(values)}
+	r.Interval, r.Sure = medianInterval(values)
 	return r
 }
 
@@ -87,16 +103,19 @@ const (
 	met    = "met"
 	missed = "missed"
 	noisy  = "too noisy to call"
+	none   = "not measured"
 	few    = ", by few rounds"
 )
 
-// atMost tells whether the ratio is at most limit, or that the noise does not let us say so.
+// atMost tells whether the ratio is at most limit, or that the noise, or a contender that is absent, does not let us say so.
 func (r ratio) atMost(limit float64) string {
 	mark := ""
 	if !r.Sure {
 		mark = few
 	}
 	switch {
+	case r.Rounds == 0:
+		return none
 	case r.Interval.High <= limit:
 		return met + mark
 	case r.Interval.Low > limit:

@@ -3,6 +3,10 @@ package main
 import (
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -77,6 +81,44 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestAbsentBaseline: without the contender that a goal compares with, the report says so and can be written.
+func TestAbsentBaseline(t *testing.T) {
+	w := workload{
+		name: "w", headline: figTime, baselines: []string{namePlain},
+		goals: []goal{ours(figTime, nameSPIFFE, 1), ours(figTime, bestSidecar, 1), added(figTime, nameTLS, 1), ours("nothing", "", 1), ours(figTime, namePlain, 2)},
+	}
+	r := rounds{namePlain: {{figTime: 1}, nil}, nameOurs: {{figTime: 2}, {figTime: 2}}}
+	o := summarise(w, []string{namePlain, nameOurs}, r)
+	if last := len(o.Verdicts) - 1; o.Verdicts[last].Verdict != met+few {
+		t.Errorf("a goal with its baseline: %q", o.Verdicts[last].Verdict)
+	} else {
+		for _, v := range o.Verdicts[:last] {
+			if v.Verdict != none {
+				t.Errorf("%s: %q, want %q", v.what(), v.Verdict, none)
+			}
+		}
+	}
+	dir := t.TempDir()
+	if err := (&report{Outcomes: []outcome{o}}).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	md, err := os.ReadFile(filepath.Join(dir, "results.md"))
+	if err != nil || strings.Contains(string(md), "NaN") {
+		t.Errorf("%s, %v", md, err)
+	}
+}
+
+func TestBestAndDifference(t *testing.T) {
+	r := rounds{"a": {{figTime: 3}, nil, {figTime: 9}}, "b": {{figTime: 4}, {figTime: 2}, {figTime: 5}}}
+	best := r.best([]string{"a", "absent", "b"}, figTime)
+	if !slices.Equal(best, []float64{4, 2, 5}) {
+		t.Errorf("best = %v, want those of b", best)
+	}
+	if d := difference([]float64{5, 5, math.NaN()}, best); d.Median != 2 || d.Rounds != 2 {
+		t.Errorf("difference = %+v, want 2 in 2 rounds", d)
+	}
+}
+
 func TestAtMost(t *testing.T) {
 	sure := ratio{Median: 1, Interval: interval{0.9, 1.1}, Rounds: 10, Sure: true}
 	for limit, want := range map[float64]string{1.2: met, 1.1: met, 1: noisy, 0.8: missed} {
@@ -89,7 +131,7 @@ func TestAtMost(t *testing.T) {
 	if got := unsure.atMost(2); got != met+few {
 		t.Errorf("too few rounds: %q, want %q", got, met+few)
 	}
-	if got := compare(nil, nil).atMost(1); got != noisy {
-		t.Errorf("no rounds: %q, want %q", got, noisy)
+	if got := compare(nil, nil).atMost(1); got != none {
+		t.Errorf("no rounds: %q, want %q", got, none)
 	}
 }
