@@ -41,6 +41,8 @@ type Config struct {
 	Dir string
 	// Store, when it is not "", is instead of Settings.Store.
 	Store string
+	// CA, field by field, is instead of Settings.CA.
+	CA ca.External
 	// Logger takes what the control plane has to say; nil discards it.
 	Logger *slog.Logger
 }
@@ -105,6 +107,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.cfg.Store != "" {
 		s.settings.Store = s.cfg.Store
 	}
+	if s.settings.CA, err = withCA(s.settings.CA, s.cfg.CA); err != nil {
+		return err
+	}
 	last, err := loadAddresses(s.cfg.Dir)
 	if err != nil {
 		return err
@@ -135,7 +140,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.wg.Go(func() { s.beat(s.ctx) })
 	s.wg.Go(func() { s.sweep(s.ctx) })
 	s.wg.Go(func() { s.followKeyring(s.ctx) })
-	s.wg.Go(func() { s.rotate(s.ctx) })
+	if !s.ca.External() {
+		s.wg.Go(func() { s.rotate(s.ctx) })
+	}
 	if err := s.startAdmin(ctx); err != nil {
 		return err
 	}
@@ -163,17 +170,13 @@ func (s *Server) startCA(ctx context.Context, last Addresses) (err error) {
 	if err != nil {
 		return err
 	}
-	s.ca, err = ca.Open(ca.Config{
+	if err := s.openCA(ctx, ca.Config{
 		Dir: s.path(caDir), DB: s.db, Host: s.settings.Advertise, SealKey: seals[0],
 		Lifetime: s.settings.CertificateLifetime, Logger: s.log,
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.ca.Close() })
-	if _, _, err := s.loadAuthorities(ctx); err != nil {
-		return err
-	}
 	if td := s.ca.TrustDomain().Name(); td != s.settings.TrustDomain {
 		return fmt.Errorf("%s says trust_domain %s, but the certificates are for %s: it can't be changed", settingsFile, s.settings.TrustDomain, td)
 	}

@@ -21,7 +21,8 @@ import (
 // What a control plane's directory holds, beside mesh.yaml.
 const (
 	caDir         = "ca"
-	gossipDir     = "gossip" // remembered peers
+	gossipDir     = "gossip"   // remembered peers
+	externalDir   = "external" // what the control plane has of an external CA
 	storeFile     = "store.db"
 	gossipKeyFile = "gossip.key"
 	bundleKeyFile = "bundle.key"
@@ -55,9 +56,14 @@ func InitFrom(dir string, s Settings, b *ca.Brought) (err error) {
 			err = errors.Join(err, empty(dir))
 		}
 	}()
-	if b != nil {
+	switch {
+	case b != nil && s.CA != (ca.External{}):
+		err = errors.New("control: an external CA has its own intermediate: none can be brought")
+	case s.CA != (ca.External{}):
+		err = ca.CreateExternal(filepath.Join(dir, caDir))
+	case b != nil:
 		err = ca.CreateFrom(filepath.Join(dir, caDir), td, *b)
-	} else {
+	default:
 		err = ca.Create(filepath.Join(dir, caDir), td)
 	}
 	if err != nil {

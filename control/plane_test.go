@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -25,7 +24,13 @@ import (
 func TestMain(m *testing.M) {
 	etcdtest.Main()
 	// glog, below smallstep's badger, starts it when it is linked in.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+		goleak.Cleanup(func(code int) {
+			if stepCADir != "" {
+				_ = os.RemoveAll(stepCADir)
+			}
+			os.Exit(code)
+		}))
 }
 
 var anyPort = control.Listen{CA: "127.0.0.1:0", Mesh: "127.0.0.1:0", Gossip: "127.0.0.1:0"}
@@ -49,16 +54,8 @@ func initDir(t *testing.T, s control.Settings) string {
 func keepPorts(t *testing.T, dir string) string {
 	t.Helper()
 	var addrs []any
-	for len(addrs) < 3 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
-		ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
-		if err != nil {
-			continue
-		}
-		addrs = append(addrs, addr)
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
+	for range 3 {
+		addrs = append(addrs, freeAddr(t))
 	}
 	run := fmt.Sprintf(`{"ca": %q, "mesh": %q, "gossip": %q}`, addrs...)
 	if err := os.WriteFile(filepath.Join(dir, "run.json"), []byte(run), 0o600); err != nil {

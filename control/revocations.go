@@ -55,6 +55,7 @@ func (s operator) Revoke(ctx context.Context, q admin.Revoke) (admin.Revoked, er
 	}
 	entry := admin.Revocation{At: time.Now().UTC().Truncate(time.Second), By: store.ActorFrom(ctx), Block: q.Block, Revocation: policy.Revocation{Reason: q.Reason}}
 	var entries []admin.Revocation
+	var serials []*big.Int
 	if q.Service != "" {
 		entry.Name = "service " + q.Service
 		id, err := spiffeid.FromPath(s.ca.TrustDomain(), "/"+q.Service)
@@ -81,6 +82,7 @@ func (s operator) Revoke(ctx context.Context, q admin.Revoke) (admin.Revoked, er
 		}
 		for _, c := range all {
 			entry.Serial, entry.Expires = c.Serial.Text(16), c.Expires
+			serials = append(serials, c.Serial)
 			entries = append(entries, entry)
 		}
 	}
@@ -90,6 +92,9 @@ func (s operator) Revoke(ctx context.Context, q admin.Revoke) (admin.Revoked, er
 		})
 		return append(all, entries...), nil, nil
 	})
+	if err == nil {
+		err = s.ca.RevokeOutside(ctx, q.Service, serials)
+	}
 	return admin.Revoked{Version: r.Version, Revocations: entries}, err
 }
 

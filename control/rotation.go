@@ -122,6 +122,9 @@ func (s *Server) step(ctx context.Context, state authorityState, revision uint64
 
 // Rotate begins to replace the root.
 func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities, error) {
+	if err := s.embedded(); err != nil {
+		return admin.Authorities{}, err
+	}
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
 		return admin.Authorities{}, err
@@ -157,6 +160,9 @@ func (s operator) Rotate(ctx context.Context, q admin.Rotate) (admin.Authorities
 
 // AbortRotation takes the new root back, which nobody needs yet.
 func (s operator) AbortRotation(ctx context.Context) (admin.Authorities, error) {
+	if err := s.embedded(); err != nil {
+		return admin.Authorities{}, err
+	}
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
 		return admin.Authorities{}, err
@@ -178,6 +184,9 @@ func (s operator) AbortRotation(ctx context.Context) (admin.Authorities, error) 
 
 // Authorities tells how far it is.
 func (s operator) Authorities(ctx context.Context) (a admin.Authorities, err error) {
+	if s.ca.External() {
+		return s.externalAuthorities(), nil
+	}
 	state, revision, err := s.loadAuthorities(ctx)
 	if err != nil {
 		return a, err

@@ -37,6 +37,9 @@ type Settings struct {
 	// Store is where rules, tokens and the records of the certificate authority are: "" for a file in the
 	// directory, or the URL of an etcd cluster ([store.ParseEtcdURL]), which several control planes can share.
 	Store string `yaml:"store"`
+	// CA says which step-ca signs; the zero value is the embedded one. Its files are relative to where the
+	// control plane runs. It can't change later, except for another address of the same CA.
+	CA ca.External `yaml:"ca"`
 	// TokenLifetime is how long a join token is valid unless "mesh token" says
 	// otherwise, at most a week; the default is 1 h.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
@@ -121,6 +124,11 @@ func (s Settings) check() error {
 			return fmt.Errorf("store: %w", err)
 		}
 	}
+	if s.CA != (ca.External{}) {
+		if err := s.CA.Check(); err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+	}
 	if s.CertificateLifetime < ca.MinLifetime {
 		return fmt.Errorf("certificate_lifetime: %v is below %v", s.CertificateLifetime, ca.MinLifetime)
 	}
@@ -138,7 +146,7 @@ func (s Settings) file() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Settings of the control plane of mesh %s. \"mesh serve\" reads them when it starts.\n", s.TrustDomain)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, line := range [][3]string{
+	lines := [][3]string{
 		{"trust_domain: ", s.TrustDomain, "can't change: it is in every certificate"},
 		{"advertise: ", strconv.Quote(s.Advertise), "host name or IP address under which members reach this machine"},
 		{"listen:", "", "port 0 takes a free one and keeps it"},
@@ -150,7 +158,17 @@ func (s Settings) file() string {
 		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
 		{"audit_lifetime: ", short(s.AuditLifetime), "of an entry of the audit log"},
 		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
-	} {
+	}
+	if s.CA != (ca.External{}) {
+		lines = append(lines,
+			[3]string{"ca:", "", "an external step-ca: docs/identity.md"},
+			[3]string{"  url: ", strconv.Quote(s.CA.URL), "only the control plane needs to reach it"},
+			[3]string{"  root_file: ", strconv.Quote(s.CA.RootFile), "its root certificate, PEM"},
+			[3]string{"  provisioner: ", strconv.Quote(s.CA.Provisioner), "of type JWK"},
+			[3]string{"  key_file: ", strconv.Quote(s.CA.KeyFile), "its private key, mode 0600"},
+			[3]string{"  password_file: ", strconv.Quote(s.CA.PasswordFile), "of the key, if it is encrypted"})
+	}
+	for _, line := range lines {
 		_, _ = fmt.Fprintf(w, "%s%s\t# %s\n", line[0], line[1], line[2]) // into memory
 	}
 	_ = w.Flush() // into memory

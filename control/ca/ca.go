@@ -64,6 +64,8 @@ type CA struct {
 	log  *slog.Logger
 	own  leafCache // the HTTPS server's certificate
 
+	external *external // signs instead of keys; nil when it does not
+
 	trust atomic.Pointer[trust]
 
 	// signing serialises smallstep's Authorize: it appends to a slice that all calls
@@ -76,6 +78,19 @@ type CA struct {
 // Open loads the CA in cfg.Dir. Several with the same keys can run on one store: what one issued another
 // renews.
 func Open(cfg Config) (*CA, error) {
+	c, err := newCA(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.open(); err != nil {
+		c.kms.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// newCA is one without keys.
+func newCA(cfg Config) (*CA, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
 	}
@@ -85,12 +100,7 @@ func Open(cfg Config) (*CA, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &CA{cfg: cfg, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}
-	if err := c.open(); err != nil {
-		c.kms.close()
-		return nil, err
-	}
-	return c, nil
+	return &CA{cfg: cfg, log: cfg.Logger, db: &db.DB{DB: records{cfg.DB}}}, nil
 }
 
 func (c *CA) open() (err error) {
@@ -165,6 +175,10 @@ func URL(hostport string) string {
 // Close ends the authority. The HTTP server must have stopped.
 func (c *CA) Close() (err error) {
 	c.closed.Do(func() {
+		if c.external != nil {
+			c.external.close()
+			return
+		}
 		err = c.trust.Load().auth.Shutdown()
 		c.kms.close()
 	})

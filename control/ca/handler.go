@@ -59,13 +59,18 @@ func (c *CA) handler(enrol http.Handler) http.Handler {
 	step.Use(c.context)
 	routes := func(r chi.Router) {
 		r.Get("/health", api.Health)
-		r.Get("/version", api.Version)
 		r.Get("/root/{sha}", c.root)
+		r.Post("/sign", c.sign)
+		r.Post("/rekey", c.guard(c.rekey))
+		if c.external != nil {
+			r.Get("/roots", c.externalRoots)
+			r.Post("/renew", noRenewal)
+			return
+		}
+		r.Get("/version", api.Version)
 		r.Get("/roots", api.Roots)
 		r.Get("/roots.pem", api.RootsPEM)
-		r.Post("/sign", c.sign)
 		r.Post("/renew", c.guard(c.renewing(api.Renew)))
-		r.Post("/rekey", c.guard(c.rekey))
 	}
 	routes(step)
 	step.Route("/1.0", routes)
@@ -116,12 +121,12 @@ func (c *CA) sign(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("the body is not the expected JSON"))
 		return
 	}
-	id, service, err := c.checkToken(req.OTT)
+	cl, err := c.checkToken(req.OTT)
 	if err != nil {
 		refuse(w, http.StatusUnauthorized, err)
 		return
 	}
-	if err := checkRequest(req.CsrPEM.CertificateRequest, id, service); err != nil {
+	if err := checkRequest(req.CsrPEM.CertificateRequest, cl.SANs[0], cl.Subject); err != nil {
 		refuse(w, http.StatusForbidden, err)
 		return
 	}
@@ -129,8 +134,12 @@ func (c *CA) sign(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("notBefore can't be asked for"))
 		return
 	}
-	if err := c.Admit(r.Context(), service); err != nil {
+	if err := c.Admit(r.Context(), cl.Subject); err != nil {
 		refuse(w, http.StatusForbidden, err)
+		return
+	}
+	if c.external != nil {
+		c.signExternal(w, r, &req, cl)
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
@@ -148,7 +157,7 @@ func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid
 			refuse(w, http.StatusUnauthorized, errors.New("renewal takes the certificate to renew as TLS client certificate"))
 			return
 		}
-		id, err := c.checkPeer(r.Context(), r.TLS.PeerCertificates[0])
+		id, err := c.checkPeer(r.Context(), r.TLS.PeerCertificates)
 		if err != nil {
 			refuse(w, http.StatusUnauthorized, err)
 			return
@@ -158,10 +167,13 @@ func (c *CA) guard(next func(w http.ResponseWriter, r *http.Request, id spiffeid
 }
 
 // checkPeer returns whom a certificate is for that may be renewed.
-func (c *CA) checkPeer(ctx context.Context, leaf *x509.Certificate) (id spiffeid.ID, err error) {
-	chain := []*x509.Certificate{leaf}
-	for _, is := range c.trust.Load().issuers { // our own intermediates, not what the client sent along
-		chain = append(chain, is.intermediate)
+func (c *CA) checkPeer(ctx context.Context, chain []*x509.Certificate) (id spiffeid.ID, err error) {
+	leaf := chain[0]
+	if c.external == nil {
+		chain = chain[:1:1]
+		for _, is := range c.trust.Load().issuers { // our own intermediates, not what the client sent along
+			chain = append(chain, is.intermediate)
+		}
 	}
 	if id, err = identity.Verify(chain, c.Bundle()); err == nil {
 		err = (enforcer{c.td}).Enforce(leaf)
@@ -196,7 +208,11 @@ func (c *CA) rekey(w http.ResponseWriter, r *http.Request, id spiffeid.ID) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	c.renewing(api.Rekey)(w, r, id)
+	next := api.Rekey
+	if c.external != nil {
+		next = c.rekeyExternal
+	}
+	c.renewing(next)(w, r, id)
 }
 
 // refuse answers as step-ca does.

@@ -66,6 +66,9 @@ func (c *CA) issue(by *issuer, template *x509.Certificate) (*x509.Certificate, *
 
 // serverCertificate is what the CA's own HTTPS shows.
 func (c *CA) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.external != nil {
+		return &c.external.server.cert.Load().Certificate, nil
+	}
 	by := c.trust.Load().server
 	leaf, key, err := c.own.get(by, func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
 		t := &x509.Certificate{
@@ -110,6 +113,9 @@ func (c *CA) Source(service string) (*Source, error) {
 
 // GetX509SVID returns a certificate with at least a third of its life left.
 func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
+	if s.ca.external != nil {
+		return s.ca.external.svid(s.id)
+	}
 	by := s.ca.trust.Load().active
 	leaf, key, err := s.leaf.get(by, func() (*x509.Certificate, *ecdsa.PrivateKey, error) {
 		u, err := url.Parse(s.id.String())

@@ -63,12 +63,8 @@ func parseCert(data []byte) (*x509.Certificate, error) {
 
 func readKey(dir, name string) (*ecdsa.PrivateKey, error) {
 	path := filepath.Join(dir, name)
-	info, err := os.Stat(path)
-	if err != nil {
+	if err := checkPrivate(path); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
-	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("ca: %s may be read by others (mode %04o): run chmod 600 on it", path, perm)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -79,6 +75,18 @@ func readKey(dir, name string) (*ecdsa.PrivateKey, error) {
 		return nil, fmt.Errorf("ca: %s: %w", path, err)
 	}
 	return key, nil
+}
+
+// checkPrivate refuses a file that others can read.
+func checkPrivate(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("%s may be read by others (mode %04o): run chmod 600 on it", path, perm)
+	}
+	return nil
 }
 
 func parseKey(data []byte) (*ecdsa.PrivateKey, error) {

@@ -127,9 +127,12 @@ func (c *CA) Import(b Brought) (Issuer, error) {
 	return out, c.addCross(&out, is)
 }
 
-// Fingerprints are those of the root and the intermediate.
+// Fingerprints are those of the root and the intermediate, "" for one that there isn't.
 func (i Issuer) Fingerprints() (root, intermediate string) {
-	return fingerprintOf(i.Root), fingerprintOf(i.Intermediate)
+	if len(i.Intermediate) > 0 {
+		intermediate = fingerprintOf(i.Intermediate)
+	}
+	return fingerprintOf(i.Root), intermediate
 }
 
 // Expires is when the first of the two does.

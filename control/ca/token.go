@@ -90,34 +90,34 @@ func audience(hostports []string) (aud jose.Audience) {
 }
 
 // checkToken verifies a token before smallstep sees it. smallstep remembers a token as used
-// before it verifies the signature: anybody could burn tokens and fill its database. The ID
-// that it returns is as the token spells it; the enforcer has a look at it.
-func (c *CA) checkToken(token string) (id, service string, err error) {
+// before it verifies the signature: anybody could burn tokens and fill its database. What
+// it returns names exactly one identity, as the token spells it; the enforcer has a look at it.
+func (c *CA) checkToken(token string) (*claims, error) {
 	t, err := jose.ParseSigned(token)
 	if err != nil {
-		return "", "", errors.New("the token is not a signed JWT")
+		return nil, errors.New("the token is not a signed JWT")
 	}
 	var cl claims
 	if err := t.Claims(c.keys.provisioner.Public(), &cl); err != nil {
-		return "", "", errors.New("the token is not signed by this CA")
+		return nil, errors.New("the token is not signed by this CA")
 	}
 	switch {
 	case cl.Issuer != provisionerName || cl.ID == "" || cl.Expiry == nil:
-		return "", "", errors.New("the token lacks what tokens of this CA have")
+		return nil, errors.New("the token lacks what tokens of this CA have")
 	case time.Now().After(cl.Expiry.Time()):
-		return "", "", fmt.Errorf("the token expired at %s", cl.Expiry.Time().UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("the token expired at %s", cl.Expiry.Time().UTC().Format(time.RFC3339))
 	case !c.isAudience(cl.Audience):
-		return "", "", fmt.Errorf("the token is for %s, not for this CA", strings.Join(cl.Audience, ", "))
+		return nil, fmt.Errorf("the token is for %s, not for this CA", strings.Join(cl.Audience, ", "))
 	case len(cl.SANs) != 1:
-		return "", "", fmt.Errorf("the token names %d identities, want one", len(cl.SANs))
+		return nil, fmt.Errorf("the token names %d identities, want one", len(cl.SANs))
 	}
 	// For the message alone; smallstep decides which of two at the same time is first.
 	if d, ok := c.db.(nosql.DB); ok {
 		if _, err := d.Get([]byte("used_ott"), []byte(cl.ID)); err == nil {
-			return "", "", errors.New("the token was used already")
+			return nil, errors.New("the token was used already")
 		}
 	}
-	return cl.SANs[0], cl.Subject, nil
+	return &cl, nil
 }
 
 // isAudience compares hosts: the port that clients see may be a forwarded one.

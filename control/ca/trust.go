@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/intramesh/mesh/control/store"
-	"github.com/smallstep/certificates/api"
 	"github.com/smallstep/certificates/authority"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -193,9 +192,10 @@ func (c *CA) Bundle() *x509bundle.Bundle {
 	return x509bundle.FromX509Authorities(c.td, c.trust.Load().roots())
 }
 
-// root answers as api.Root does, for former roots too.
+// root answers as api.Root does, for former roots and those of an external CA too.
 func (c *CA) root(w http.ResponseWriter, r *http.Request) {
-	for _, root := range c.trust.Load().former {
+	t := c.trust.Load()
+	for _, root := range append(t.roots(), t.former...) {
 		if Fingerprint(root) == chi.URLParam(r, "sha") {
 			w.Header().Set("Content-Type", "application/json")
 			text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))
@@ -203,5 +203,5 @@ func (c *CA) root(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	api.Root(w, r)
+	refuse(w, http.StatusNotFound, errors.New("no root of this CA has this fingerprint"))
 }

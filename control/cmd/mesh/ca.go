@@ -44,7 +44,7 @@ func (a *app) caStatusCommand() *cobra.Command {
 						if t.Active {
 							signs = "yes"
 						}
-						rows = append(rows, []string{t.Root, t.Intermediate[:16], t.Expires.Format(time.RFC3339), signs})
+						rows = append(rows, []string{t.Root, t.Intermediate[:min(16, len(t.Intermediate))], t.Expires.Format(time.RFC3339), signs})
 					}
 					if err := table(w, rows...); err != nil || s.Rotation == nil {
 						return err

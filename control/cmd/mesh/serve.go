@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/control"
+	"github.com/intramesh/mesh/control/ca"
 	"github.com/spf13/cobra"
 )
 
@@ -34,7 +35,7 @@ the settings, to edit before "mesh serve".`,
 			}
 			return a.print(cmd, map[string]string{"dir": dir, "trust_domain": s.TrustDomain}, func(w io.Writer) error {
 				rootKey := " ca/root.key is not needed to run;\nmove it somewhere safe."
-				if b != nil {
+				if b != nil || s.CA.URL != "" {
 					rootKey = ""
 				}
 				_, err := fmt.Fprintf(w, `%[1]s is the control plane of mesh %[2]s.
@@ -50,6 +51,7 @@ Next:
 		},
 	}
 	listenFlags(cmd, &s.Advertise, &s.Listen)
+	externalFlags(cmd, &s.CA)
 	f := cmd.Flags()
 	f.StringVar(&s.TrustDomain, "trust-domain", "", `name of the mesh, as in a domain: "example.test"; it can't change later`)
 	f.StringVar(&s.Store, "store", "", "etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE to keep rules and records in etcd (default a file in DIR)")
@@ -64,6 +66,7 @@ Next:
 func (a *app) serveCommand() *cobra.Command {
 	level := slog.LevelInfo
 	storeURL := ""
+	var external ca.External
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the control plane",
@@ -76,7 +79,7 @@ line to standard output; the log goes to standard error.`,
 				log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			}
 			began := time.Now()
-			s, err := control.New(cmd.Context(), control.Config{Dir: a.dir, Store: storeURL, Logger: log})
+			s, err := control.New(cmd.Context(), control.Config{Dir: a.dir, Store: storeURL, CA: external, Logger: log})
 			if err != nil {
 				return err
 			}
@@ -96,6 +99,17 @@ line to standard output; the log goes to standard error.`,
 		},
 	}
 	cmd.Flags().StringVar(&storeURL, "store", "", "where rules and records are: etcd://HOST:PORT,…/PREFIX?ca=FILE&cert=FILE&key=FILE; the default is store of mesh.yaml")
+	externalFlags(cmd, &external)
 	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd
+}
+
+// externalFlags are those that say which step-ca signs.
+func externalFlags(cmd *cobra.Command, e *ca.External) {
+	f := cmd.Flags()
+	f.StringVar(&e.URL, "ca", "", "https://HOST:PORT of a step-ca that signs instead of the embedded one (and the part ca of mesh.yaml)")
+	f.StringVar(&e.RootFile, "ca-root", "", "file of that CA's root certificate, PEM")
+	f.StringVar(&e.Provisioner, "ca-provisioner", "", "name of a JWK provisioner of that CA")
+	f.StringVar(&e.KeyFile, "ca-key", "", "file of the provisioner's private key, JWK or PEM")
+	f.StringVar(&e.PasswordFile, "ca-password-file", "", "file of the password of that key")
 }
