@@ -56,7 +56,7 @@ func sidecarPairs() []string { return []string{"nginx", "haproxy", "stunnel", "g
 const bestSidecar = "the best sidecar pair"
 
 const (
-	fullRounds  = 21
+	fullRounds  = 17
 	quickRounds = 15
 )
 
