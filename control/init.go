@@ -78,7 +78,7 @@ func InitFrom(dir string, s Settings, b *ca.Brought) (err error) {
 	if err := createStore(dir, s); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(dir, settingsFile), []byte(s.file()), 0o600); err != nil {
+	if err := s.write(dir); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
 	return nil

@@ -56,7 +56,7 @@ func NewReplica(from, dir string, advertise string, listen Listen) (err error) {
 			return err
 		}
 	}
-	return atomicfile.Write(filepath.Join(dir, settingsFile), []byte(s.file()), 0o600)
+	return s.write(dir)
 }
 
 func copyFile(from, to string) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/intramesh/mesh/control/ca"
 	"github.com/intramesh/mesh/control/enrol"
 	"github.com/intramesh/mesh/control/store"
+	"github.com/intramesh/mesh/internal/atomicfile"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v4"
 )
@@ -142,7 +143,7 @@ func (s Settings) check() error {
 }
 
 // file is mesh.yaml, for people to edit.
-func (s Settings) file() string {
+func (s Settings) file() ([]byte, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Settings of the control plane of mesh %s. \"mesh serve\" reads them when it starts.\n", s.TrustDomain)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -172,7 +173,23 @@ func (s Settings) file() string {
 		_, _ = fmt.Fprintf(w, "%s%s\t# %s\n", line[0], line[1], line[2]) // into memory
 	}
 	_ = w.Flush() // into memory
-	return b.String()
+	if len(s.Enrol.Kubernetes)+len(s.Enrol.X509) > 0 {
+		part, err := yaml.Dump(map[string]enrol.Settings{"enrol": s.Enrol})
+		if err != nil {
+			return nil, err
+		}
+		b.Write(part)
+	}
+	return []byte(b.String()), nil
+}
+
+// write puts mesh.yaml into dir.
+func (s Settings) write(dir string) error {
+	content, err := s.file()
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, settingsFile), content, 0o600)
 }
 
 // short prints 24h0m0s as 24h.

@@ -3,11 +3,14 @@ package control_test
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/intramesh/mesh/control"
+	enrolment "github.com/intramesh/mesh/control/enrol"
+	"go.yaml.in/yaml/v4"
 )
 
 func TestInitRefuses(t *testing.T) {
@@ -37,6 +40,27 @@ func TestInitRefuses(t *testing.T) {
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%+v: left %v, %v", s, left, err)
 		}
+	}
+}
+
+// TestSettingsKeepEnrolment: who enrols without a token is part of what mesh replica copies.
+func TestSettingsKeepEnrolment(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "mesh")
+	want := enrolment.Settings{X509: []enrolment.X509{{RootsFile: "corp.pem", Names: []enrolment.Name{{DNS: "*.corp.example", Service: "legacy"}}}}}
+	if err := control.Init(dir, control.Settings{TrustDomain: "example.test", Enrol: want}); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "mesh.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got control.Settings
+	if err := yaml.Load(content, &got, yaml.WithKnownFields()); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got.Enrol, want) {
+		t.Errorf("wrote %+v, want %+v", got.Enrol, want)
 	}
 }
 
