@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/intramesh/mesh/internal/names"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-const (
-	maxServiceLen = 253
-	reserved      = "mesh/"
-)
+const reserved = "mesh/"
 
 // Check returns an error unless name is one that a process can have, the
 // control plane's included.
@@ -31,30 +29,10 @@ func Ordinary(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
 
 // ID returns the SPIFFE ID of a service.
 func ID(td spiffeid.TrustDomain, service string) (spiffeid.ID, error) {
-	if len(service) > maxServiceLen {
-		return spiffeid.ID{}, fmt.Errorf("service name is longer than %d bytes", maxServiceLen)
-	}
-	for seg := range strings.SplitSeq(service, "/") {
-		if err := checkSegment(seg); err != nil {
-			return spiffeid.ID{}, fmt.Errorf("service name %q: %w", service, err)
-		}
+	if err := names.CheckService(service); err != nil {
+		return spiffeid.ID{}, fmt.Errorf("service %q: want segments separated by /: %w", service, err)
 	}
 	return spiffeid.FromPath(td, "/"+service)
-}
-
-// checkSegment accepts what the mesh package accepts between two slashes of a name.
-func checkSegment(s string) error {
-	if s == "" || len(s) > 63 {
-		return fmt.Errorf("segment %q: want 1 to 63 characters", s)
-	}
-	for i, c := range []byte(s) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', i > 0 && (c == '-' || c == '_'):
-		default:
-			return fmt.Errorf("character %q is not one of a–z, 0–9, - and _, in this place", c)
-		}
-	}
-	return nil
 }
 
 // CheckOrdinary returns an error unless name is one that a process can enrol as.
