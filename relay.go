@@ -73,12 +73,7 @@ func (m *Mesh) askPeer(ctx context.Context, addr netip.AddrPort, path string, q 
 
 // get makes one request of those in package wire. A nil body and a nil error is 204.
 func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit int64) (body []byte, reuse bool, err error) {
-	u := url.URL{Scheme: "https", Host: "mesh", Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
-	if err != nil {
-		return nil, false, err
-	}
-	status, body, reuse, err := c.Do(ctx, req, limit)
+	status, body, reuse, err := c.Do(ctx, http.MethodGet, &url.URL{Host: "mesh", Path: path, RawQuery: q.Encode()}, nil, limit)
 	switch {
 	case err != nil:
 		return nil, false, fmt.Errorf("%s: %w", path, err)

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -191,15 +190,7 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 		return err
 	}
 	defer conn.Close()
-	req, err := http.NewRequestWithContext(ctx, method, u.JoinPath(path).String(), bytes.NewReader(payload))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Accept", "application/json")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	status, raw, _, err := conn.Do(ctx, req, maxCAResponse)
+	status, raw, _, err := conn.Do(ctx, method, u.JoinPath(path), payload, maxCAResponse)
 	if err != nil || status >= http.StatusInternalServerError {
 		c.turn.Add(1) // whoever tries again tries the next
 	}

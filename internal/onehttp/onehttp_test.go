@@ -3,10 +3,12 @@ package onehttp_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -29,14 +31,7 @@ func dial(t *testing.T, addr string) *onehttp.Conn {
 	return oc
 }
 
-func request(t *testing.T, method, path, body string) *http.Request {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://peer"+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return req
-}
+func to(path string) *url.URL { return &url.URL{Scheme: "http", Host: "peer", Path: path} }
 
 func TestDo(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,6 +45,8 @@ func TestDo(t *testing.T) {
 			http.Redirect(w, r, "/", http.StatusFound)
 		case "/slow":
 			<-r.Context().Done()
+		case "/head":
+			fmt.Fprintf(w, "%s %d %s %s ", r.Host, r.ContentLength, r.Header.Get("Accept"), r.Header.Get("Content-Type"))
 		case "/close":
 			w.Header().Set("Connection", "close")
 		case "/early":
@@ -60,29 +57,35 @@ func TestDo(t *testing.T) {
 	defer srv.Close()
 	c := dial(t, srv.Listener.Addr().String())
 	for _, x := range []struct {
-		method, path, send string
-		status             int
-		body               string
-		reuse              bool
+		method, path string
+		send         []byte
+		status       int
+		body         string
+		reuse        bool
 	}{
-		{"GET", "/", "", 200, "GET ", true},
-		{"POST", "/", "hello", 200, "POST hello", true},
-		{"GET", "/none", "", 204, "", true},
-		{"GET", "/early", "", 200, "GET ", true},
-		{"GET", "/redirect", "", 302, "<a href=\"/\">Found</a>.\n\nGET ", true},
-		{"GET", "/close", "", 200, "GET ", false},
+		{"GET", "/", nil, 200, "GET ", true},
+		{"POST", "/", []byte(`{"hello":1}`), 200, `POST {"hello":1}`, true},
+		{"GET", "/head", nil, 200, "peer 0 application/json  GET ", true},
+		{"POST", "/head", nil, 200, "peer 0 application/json  POST ", true},
+		{"POST", "/head", []byte("7"), 200, "peer 1 application/json application/json POST 7", true},
+		{"GET", "/a b\r\nHost: other\r\n", nil, 200, "GET ", true},
+		{"GET", "none", nil, 204, "", true},
+		{"GET", "/none", nil, 204, "", true},
+		{"GET", "/early", nil, 200, "GET ", true},
+		{"GET", "/redirect", nil, 302, "<a href=\"/\">Found</a>.\n\nGET ", true},
+		{"GET", "/close", nil, 200, "GET ", false},
 	} {
-		status, body, reuse, err := c.Do(t.Context(), request(t, x.method, x.path, x.send), 1000)
+		status, body, reuse, err := c.Do(t.Context(), x.method, to(x.path), x.send, 1000)
 		if err != nil || status != x.status || string(body) != x.body || reuse != x.reuse {
 			t.Errorf("%s: %d %q %v %v", x.path, status, body, reuse, err)
 		}
 	}
-	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(t.Context(), request(t, "GET", "/large", ""), 1000); !errors.Is(err, onehttp.ErrTooLarge) {
+	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(t.Context(), http.MethodGet, to("/large"), nil, 1000); !errors.Is(err, onehttp.ErrTooLarge) {
 		t.Errorf("a large answer: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(ctx, request(t, "GET", "/slow", ""), 1000); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, _, err := dial(t, srv.Listener.Addr().String()).Do(ctx, http.MethodGet, to("/slow"), nil, 1000); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a slow answer: %v", err)
 	}
 }
@@ -109,7 +112,7 @@ func TestHeadersWithoutEnd(t *testing.T) {
 		done <- n
 	}()
 	c := dial(t, ln.Addr().String())
-	if _, _, _, err := c.Do(t.Context(), request(t, "GET", "/", ""), 1000); err == nil {
+	if _, _, _, err := c.Do(t.Context(), http.MethodGet, to("/"), nil, 1000); err == nil {
 		t.Error("an endless header was taken for an answer")
 	}
 	c.Close()
@@ -134,7 +137,7 @@ func TestServe(t *testing.T) {
 			})
 		}()
 		c := onehttp.NewConn(a)
-		status, body, reuse, err := c.Do(t.Context(), request(t, "GET", "/v1/x", ""), 100)
+		status, body, reuse, err := c.Do(t.Context(), http.MethodGet, to("/v1/x"), nil, 100)
 		if err != nil || status != x.status || string(body) != x.body || reuse {
 			t.Errorf("got %d %q %v %v, want %d %q", status, body, reuse, err, x.status, x.body)
 		}
@@ -162,7 +165,7 @@ func TestSilence(t *testing.T) {
 	for path, want := range map[string]error{"/": nil, "/stops": os.ErrDeadlineExceeded} {
 		c := dial(t, srv.Listener.Addr().String())
 		c.Silence = 5 * silence // the machine may be slow
-		_, _, reuse, err := c.Do(t.Context(), request(t, http.MethodGet, path, ""), 10)
+		_, _, reuse, err := c.Do(t.Context(), http.MethodGet, to(path), nil, 10)
 		_ = c.Close() // the server waits for it
 		if !errors.Is(err, want) || reuse != (want == nil) {
 			t.Errorf("%s: %v, reuse %v", path, err, reuse)
