@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/policy"
 )
 
@@ -29,12 +30,17 @@ type Stats struct {
 	Reused uint64
 	// Early counts calls of ours that were not made since the callee was sure to deny them. They are in none of the others.
 	Early uint64
+	// Gossip counts what others sent to our gossip that was refused.
+	Gossip gossip.Refused
 }
 
 // Stats returns the counters.
 func (m *Mesh) Stats() Stats {
 	s := m.decisions.stats()
 	s.Reused = m.warm.reused.Load()
+	if m.gossip != nil {
+		s.Gossip = m.gossip.Refused()
+	}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package gossip_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -8,9 +9,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/discovery/gossip/internal/attack"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
 )
@@ -23,8 +27,8 @@ type attacker struct {
 
 type unguarded struct{}
 
-func (unguarded) Packet(b []byte, _ netip.AddrPort) [][]byte { return [][]byte{b} }
-func (unguarded) Stream(b []byte, _ bool) ([]byte, error)    { return b, nil }
+func (unguarded) Packet(b []byte, _ netip.AddrPort) [][]byte                { return [][]byte{b} }
+func (unguarded) Stream(b []byte, _ bool, _ netip.AddrPort) ([]byte, error) { return b, nil }
 
 func (f *fabric) attacker(t *testing.T, key []byte) *attacker {
 	return f.attackerAt(t, "10.6.6.6", key)
@@ -32,6 +36,7 @@ func (f *fabric) attacker(t *testing.T, key []byte) *attacker {
 
 func (f *fabric) attackerAt(t testing.TB, ip string, key []byte) *attacker {
 	t.Helper()
+	f.hostile = true
 	sealer, err := transport.NewSealer([][]byte{key}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -71,14 +76,35 @@ func (a *attacker) stream(t testing.TB, to string, b []byte) {
 	_, _ = io.Copy(io.Discard, conn)
 }
 
+// journal keeps what is logged.
+type journal struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(b)
+}
+
+// lines counts those that hold a text.
+func (j *journal) lines(text string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Count(j.b.String(), text)
+}
+
 // Each attack is run by somebody who holds the pool's key, and by somebody who doesn't. The first may
-// raise suspicion for a moment; the other one must not be noticed at all.
+// raise suspicion for a moment; the other one must not be noticed but in counters and logs.
 func TestAttacks(t *testing.T) {
 	for i, named := range attack.All("", "") {
 		for who, key := range map[string][]byte{"member": key(1), "stranger": key(9)} {
 			t.Run(named.Name+"/"+who, func(t *testing.T) {
 				inFabric(t, func(t *testing.T, f *fabric) {
-					a, b, c := f.start(t, ipA), f.start(t, ipB, seedA), f.start(t, ipC, seedA)
+					var told journal
+					a := f.startWith(t, ipA, gossip.Config{Logger: slog.New(slog.NewTextHandler(&told, nil))})
+					b, c := f.start(t, ipB, seedA), f.start(t, ipC, seedA)
 					b.serve(t, "payments")
 					c.serve(t, "payments")
 					for _, n := range []*node{a, b, c} {
@@ -109,12 +135,26 @@ func TestAttacks(t *testing.T) {
 					}
 					a.stays(t, 20*time.Second, ipB, ipC)
 					members(t, a, b, c, d)
+					counted(t, a, &told, who, what)
 					if n := len(bystander.(*socket).in); n > 0 {
 						t.Errorf("a bystander got %d packets", n)
 					}
 				})
 			})
 		}
+	}
+}
+
+// counted fails unless n has counted an attack that it can recognize, and its log tells of it in few lines.
+func counted(t *testing.T, n *node, told *journal, who string, what attack.Attack) {
+	t.Helper()
+	r, lines := n.Refused(), told.lines(" refused=")
+	found := r.Messages
+	if who == "stranger" {
+		found = r.Sealed
+	}
+	if recognized := who == "stranger" || !what.Plausible; recognized && (found == 0 || lines == 0) || lines > 8 {
+		t.Errorf("%d lines tell of %+v", lines, r)
 	}
 }
 
@@ -162,5 +202,9 @@ func TestSilentStreams(t *testing.T) {
 		}
 		b := f.start(t, ipB, seedA)
 		b.within(t, 100*time.Millisecond, "payments", ipA)
+		<-time.After(10 * time.Second)
+		if n := a.Refused().Streams; n != 200 { // refused at once, or since nothing came
+			t.Errorf("%d of 200 streams were counted", n)
+		}
 	})
 }

@@ -24,6 +24,7 @@ type fabric struct {
 	sockets map[netip.AddrPort]*socket
 	cut     func(from, to netip.Addr) bool
 	deaf    netip.Addr // it gets no packets, but streams
+	hostile bool       // somebody here sends what is refused
 }
 
 func newFabric() *fabric {
@@ -153,7 +154,13 @@ func (f *fabric) startWith(t *testing.T, ip string, cfg gossip.Config) *node {
 	if cfg.Keys == nil {
 		cfg.Keys = [][]byte{key(1)}
 	}
-	return &node{join(t, cfg), h}
+	n := &node{join(t, cfg), h}
+	t.Cleanup(func() {
+		if r := n.Refused(); !f.hostile && r.Sealed+r.Messages+r.Lies+r.Forged > 0 {
+			t.Errorf("%v accuses honest members: %+v", h.Addr(), r)
+		}
+	})
+	return n
 }
 
 // serve announces service at the node's address.

@@ -99,6 +99,7 @@ func TestClaimsAnothersService(t *testing.T) {
 		a, b := d.member(t, "orders", ipA), d.member(t, "payments", ipB, seedA)
 		b.serve(t, "payments")
 		a.within(t, 2*time.Second, "payments", ipB)
+		f.hostile = true
 		evil := d.startWith(t, "10.6.6.6", gossip.Config{Seeds: []string{seedA}, Identity: liar{d.credential(t, "evil"), "payments"}})
 		evil.serve(t, "payments")
 		for start := time.Now(); a.Refused().Lies == 0; <-time.After(10 * time.Millisecond) {

@@ -141,6 +141,7 @@ func TestZone(t *testing.T) {
 // Neither another key nor another label gets in, nor does it keep those who are in from working.
 func TestStrangers(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
+		f.hostile = true
 		a := f.start(t, ipA)
 		a.serve(t, "payments")
 		for i, cfg := range []gossip.Config{
@@ -150,7 +151,11 @@ func TestStrangers(t *testing.T) {
 			cfg.Seeds = []string{seedA}
 			x := f.startWith(t, fmt.Sprintf("10.0.1.%d", i), cfg)
 			x.serve(t, "payments")
+			before := a.Refused().Sealed
 			x.stays(t, time.Minute, fmt.Sprintf("10.0.1.%d", i))
+			if a.Refused().Sealed == before {
+				t.Errorf("%d: nothing was counted", i)
+			}
 		}
 		a.stays(t, time.Minute, ipA)
 		b := f.start(t, ipB, seedA)
@@ -317,6 +322,7 @@ func TestPeersFile(t *testing.T) {
 
 func TestLogsHoldNoKey(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
+		f.hostile = true // c has another key
 		var out bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		secret := []byte("0123456789abcdefghijklmnopqrstuv")

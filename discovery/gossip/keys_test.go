@@ -49,7 +49,13 @@ func TestKeysAreRotatedWithoutLoss(t *testing.T) {
 			t.Fatal(err)
 		}
 		nodes[0].within(t, time.Second, "payments", append(append([]string{}, all[:4]...), all[5]+"?")...)
+		for _, n := range nodes {
+			if r := n.Refused(); r.Sealed > 0 {
+				t.Errorf("%v could not read %d messages", n.host.Addr(), r.Sealed)
+			}
+		}
 		// It comes back, and is no member until it is handed the key.
+		f.hostile = true
 		f.setCut(nil)
 		nodes[0].stays(t, 20*time.Second, append(append([]string{}, all[:4]...), all[5]+"?")...)
 		if err := away.SetKeys([][]byte{key(2), key(1)}); err != nil {

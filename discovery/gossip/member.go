@@ -91,8 +91,8 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	m.pool.prove = m.prove
 	list := m.listConfig()
 	t := transport.New(transport.Config{
-		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger,
-		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger}),
+		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger, Refused: m.pool.refused,
+		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
 	})
 	list.Transport, m.wire = t, t
 	if m.list, err = memberlist.Create(list); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 )
 
 // news is what memberlist said last about a member.
@@ -100,12 +101,14 @@ func (p *pool) learn(name string, n news, now time.Time) {
 	}
 	r, err := record.Decode(n.meta, name, n.addr.Addr())
 	if err != nil {
-		p.log.Warn("gossip: unreadable record", "instance", name, "addr", n.addr, "error", err)
+		if count := p.refused.Add(tally.Message); count > 0 {
+			p.log.Warn("gossip: unreadable record", "instance", name, "addr", n.addr, "error", err, "refused", count)
+		}
 		r, n.meta = record.Record{}, nil
 	}
 	if last, left := p.goodbyes[name]; left {
 		if r.Generation <= last {
-			p.refused.Replayed++
+			p.outdated(name, n.addr, r, last)
 			return // it left: somebody repeats what it said before
 		}
 		delete(p.goodbyes, name)
@@ -142,8 +145,7 @@ func (p *pool) learn(name string, n news, now time.Time) {
 // is as good, and by no other: neither an older one nor one that somebody else made up.
 func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
 	if m.verified && r.Generation <= m.generation {
-		p.refused.Replayed++
-		p.log.Debug("gossip: old record", "instance", m.name, "addr", m.addr, "generation", r.Generation, "known", m.generation)
+		p.outdated(m.name, m.addr, r, m.generation)
 		return
 	}
 	if m.verified && r.Cert != m.proof.cert {

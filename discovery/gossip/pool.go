@@ -14,6 +14,7 @@ import (
 
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 	"github.com/intramesh/mesh/discovery/internal/table"
 )
 
@@ -62,7 +63,7 @@ type pool struct {
 	checking  int               // of checks, under way
 	goodbyes  map[string]uint64 // generation of the last record, by members that left
 	left      []netip.AddrPort  // of those who left, see takeLeft
-	refused   Refused
+	refused   *tally.Tally
 	newcomer  chan struct{} // has something when there is a member that was not known
 }
 
@@ -90,7 +91,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]struct{}),
-		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1),
+		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: new(tally.Tally),
 	}
 	return p, p.announce(record.Record{})
 }

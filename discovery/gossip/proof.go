@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
 )
 
@@ -18,21 +20,33 @@ import (
 // concurrent use.
 type Identity = transport.Identity
 
-// Refused counts what others sent that was not believed. A record is looked at when its service is looked up.
+// Refused counts what others sent and was refused. Each kind is also logged, at most every ten seconds.
 type Refused struct {
+	// Sealed are packets and streams that open with none of the pool's keys under its label: their sender belongs to another
+	// pool or to none, has not heard of new keys, or somebody has changed them on the way.
+	Sealed uint64
+	// Messages are those that no honest member would have sent: malformed, compressed, too large, with an incarnation or an
+	// address that the member can't have, or one member more than a pool may have.
+	Messages uint64
+	// Streams were opened to us by somebody without a member's certificate, were more than one host or all may have open, or
+	// brought nothing in time.
+	Streams uint64
 	// Lies are records whose signer announced what its certificate does not allow.
+	// A record is looked at when its service is looked up.
 	Lies uint64
 	// Forged are records that were not signed by whom they are about.
 	Forged uint64
-	// Replayed are records older than one that is known.
+	// Replayed are records older than one that is known. A member that was cut off may send some too.
 	Replayed uint64
 }
 
-// Refused returns what was not believed so far.
+// Refused returns what was refused so far.
 func (m *Member) Refused() Refused {
-	m.pool.mu.Lock()
-	defer m.pool.mu.Unlock()
-	return m.pool.refused
+	t := m.pool.refused
+	return Refused{
+		Sealed: t.Count(tally.Sealed), Messages: t.Count(tally.Message), Streams: t.Count(tally.Stream),
+		Lies: t.Count(tally.Lie), Forged: t.Count(tally.Forged), Replayed: t.Count(tally.Replayed),
+	}
 }
 
 // A proof is a certificate that the process at a member's address has shown, as far as its records need it.
@@ -106,12 +120,20 @@ func (p *pool) judge(m *member, meta []byte, r record.Record) error {
 
 // refuse counts and reports a record that is not believed.
 func (p *pool) refuse(m *member, err error) {
-	counter := &p.refused.Forged
+	kind := tally.Forged
 	if isLie(err) {
-		counter = &p.refused.Lies
+		kind = tally.Lie
 	}
-	*counter++
-	p.log.Warn("gossip: record refused", "instance", m.name, "addr", m.addr, "error", err)
+	if n := p.refused.Add(kind); n > 0 {
+		p.log.Warn("gossip: record refused", "instance", m.name, "addr", m.addr, "error", err, "refused", n)
+	}
+}
+
+// outdated counts and reports a record that is older than what is known.
+func (p *pool) outdated(name string, addr netip.AddrPort, r record.Record, known uint64) {
+	if n := p.refused.Add(tally.Replayed); n > 0 {
+		p.log.Info("gossip: old record", "instance", name, "addr", addr, "generation", r.Generation, "known", known, "refused", n)
+	}
 }
 
 // assess decides whether m's record is to be believed, as far as that is known.

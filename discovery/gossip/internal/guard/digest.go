@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/fnv"
+	"net/netip"
 )
 
 // Two members find out what one of them has not heard by comparing digests: members are put into buckets by the hash of their
@@ -171,7 +172,7 @@ func AnswerPush() []byte { return []byte{pushed} }
 var errUnexpected = errors.New("message of digests in the wrong direction")
 
 // sync checks a message of those above; ok is false for any other.
-func (g *Guard) sync(b []byte, request bool) (message []byte, ok bool, err error) {
+func (g *Guard) sync(b []byte, request bool, from netip.AddrPort) (message []byte, ok bool, err error) {
 	prefix := 0
 	switch b[0] {
 	case digestReq:
@@ -198,6 +199,6 @@ func (g *Guard) sync(b []byte, request bool) (message []byte, ok bool, err error
 	if len(b) <= prefix || b[prefix] != pushPull {
 		return nil, true, errMalformed
 	}
-	states, err := g.states(b[prefix+1:])
+	states, err := g.states(b[prefix+1:], from)
 	return append(b[:prefix:prefix], states...), true, err
 }

@@ -15,6 +15,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 )
 
 // MaxMembers bounds the pool: a member that would be one more is not heard.
@@ -31,6 +33,8 @@ type Config struct {
 	// not heard, since memberlist would refuse to talk to anyone because of them.
 	Versions []byte
 	Logger   *slog.Logger
+	// Refused counts what is refused; nil does not.
+	Refused *tally.Tally
 }
 
 // A Guard checks what arrives. It is safe for concurrent use; New makes one.
@@ -58,18 +62,28 @@ func New(cfg Config) *Guard {
 func (g *Guard) Packet(b []byte, from netip.AddrPort) [][]byte {
 	parts, err := split(withoutCRC(b))
 	if err != nil {
-		g.cfg.Logger.Debug("gossip: packet refused", "from", from, "error", err)
+		g.refuse(err, from)
 	}
 	var good [][]byte
 	for _, part := range parts {
 		m, err := g.message(part, from)
 		if err != nil {
-			g.cfg.Logger.Debug("gossip: message refused", "from", from, "error", err)
+			g.refuse(err, from)
 			continue
 		}
 		good = append(good, m)
 	}
 	return good
+}
+
+// refuse counts what was refused, and logs it unless that was done a moment ago. Messages that are out of date are neither.
+func (g *Guard) refuse(err error, from netip.AddrPort) {
+	if errors.Is(err, errNotMe) || errors.Is(err, errStranger) {
+		return
+	}
+	if n := g.cfg.Refused.Add(tally.Message); n > 0 {
+		g.cfg.Logger.Warn("gossip: message refused", "from", from, "error", err, "refused", n)
+	}
 }
 
 // withoutCRC returns what follows the checksum: the encryption has verified more than that.
@@ -102,7 +116,12 @@ func split(b []byte) ([][]byte, error) {
 	return parts, nil
 }
 
-var errMalformed = errors.New("malformed message")
+var (
+	errMalformed = errors.New("malformed message")
+	// Honest members send these for a moment: to who was at our address before us, and about whom we have not heard of yet.
+	errNotMe    = errors.New("ping for another member")
+	errStranger = errors.New("asks to ping a stranger")
+)
 
 // message checks one message of a packet and encodes it anew.
 func (g *Guard) message(b []byte, from netip.AddrPort) ([]byte, error) {
@@ -130,12 +149,12 @@ func (g *Guard) check(kind byte, f fields, from netip.AddrPort) error {
 	switch kind {
 	case ping:
 		if f.Node != g.cfg.Name {
-			return errors.New("ping for another member")
+			return errNotMe
 		}
 		return g.checkSource(f, from)
 	case indirectPing:
 		if f.Node == "" || g.pinned(f.Node) != f.Addr {
-			return errors.New("asks to ping a stranger")
+			return errStranger
 		}
 		return g.checkSource(f, from)
 	case ackResp:

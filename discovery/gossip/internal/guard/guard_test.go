@@ -46,7 +46,7 @@ func TestAttacksAreRefused(t *testing.T) {
 			continue
 		}
 		g := newGuard(t)
-		empty, err := g.Stream(attack.Exchange(0), true)
+		empty, err := g.Stream(attack.Exchange(0), true, evil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestAttacksAreRefused(t *testing.T) {
 		for i, s := range a.Streams {
 			size += 2 * len(s)
 			for _, request := range []bool{true, false} {
-				if got, err := g.Stream(s, request); err == nil && !bytes.HasSuffix(got, empty) { // an exchange or a push of nobody
+				if got, err := g.Stream(s, request, evil); err == nil && !bytes.HasSuffix(got, empty) { // an exchange or a push of nobody
 					t.Errorf("%s: stream %d passes as %q", a.Name, i, got)
 				}
 			}
@@ -111,19 +111,19 @@ func TestHonestMessagesPass(t *testing.T) {
 		attack.State("victim", attack.Victim(), []byte("record"), attack.Versions(), 9, 0),
 		attack.State("new", []byte{10, 0, 0, 9}, nil, attack.Versions(), 9, 2))
 	for _, request := range []bool{true, false} {
-		got, err := g.Stream(exchange, request)
+		got, err := g.Stream(exchange, request, evil)
 		if err != nil {
 			t.Error(err)
 		}
-		if again, err := g.Stream(got, request); err != nil || !bytes.Equal(got, again) {
+		if again, err := g.Stream(got, request, evil); err != nil || !bytes.Equal(got, again) {
 			t.Errorf("%q passes as %q, %v", got, again, err)
 		}
 	}
 	for request, m := range map[bool][]byte{true: honest[0], false: honest[2]} {
-		if _, err := g.Stream(m, request); err != nil {
+		if _, err := g.Stream(m, request, evil); err != nil {
 			t.Errorf("%q: %v", m, err)
 		}
-		if _, err := g.Stream(m, !request); err == nil {
+		if _, err := g.Stream(m, !request, evil); err == nil {
 			t.Errorf("%q passes in the wrong direction", m)
 		}
 	}
@@ -214,11 +214,11 @@ func FuzzStream(f *testing.F) {
 	f.Add(attack.Exchange(1, attack.State("victim", attack.Victim(), nil, attack.Versions(), 9, 0)), false)
 	g := newGuard(f)
 	f.Fuzz(func(t *testing.T, b []byte, request bool) {
-		m, err := g.Stream(b, request)
+		m, err := g.Stream(b, request, evil)
 		if err != nil {
 			return
 		}
-		if again, err := g.Stream(m, request); err != nil || !bytes.Equal(again, m) {
+		if again, err := g.Stream(m, request, evil); err != nil || !bytes.Equal(again, m) {
 			t.Errorf("%q passes as %q, %v", m, again, err)
 		}
 	})

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -11,16 +10,24 @@ const MaxMessage = 4 << 20
 
 // Stream returns the message of a stream as memberlist may handle it. A request opens a stream, the
 // other message answers it.
-func (g *Guard) Stream(b []byte, request bool) ([]byte, error) {
+func (g *Guard) Stream(b []byte, request bool, from netip.AddrPort) ([]byte, error) {
+	message, err := g.stream(b, request, from)
+	if err != nil {
+		g.refuse(err, from)
+	}
+	return message, err
+}
+
+func (g *Guard) stream(b []byte, request bool, from netip.AddrPort) ([]byte, error) {
 	if len(b) == 0 || len(b) > MaxMessage {
 		return nil, errMalformed
 	}
-	if message, ok, err := g.sync(b, request); ok {
+	if message, ok, err := g.sync(b, request, from); ok {
 		return message, err
 	}
 	kind := b[0]
 	if kind == pushPull {
-		return g.states(b[1:])
+		return g.states(b[1:], from)
 	}
 	if request != (kind == ping) || !request && kind != ackResp && kind != errResp {
 		return nil, fmt.Errorf("stream with a message of type %d", kind)
@@ -32,7 +39,7 @@ func (g *Guard) Stream(b []byte, request bool) ([]byte, error) {
 	}
 	if kind == ping {
 		if f.Node != g.cfg.Name {
-			return nil, errors.New("ping for another member")
+			return nil, errNotMe
 		}
 		f.Source = netip.AddrPort{} // the answer goes back on the stream
 	}
@@ -40,7 +47,7 @@ func (g *Guard) Stream(b []byte, request bool) ([]byte, error) {
 }
 
 // states checks a full exchange. States that an honest member would not hold are left out.
-func (g *Guard) states(b []byte) ([]byte, error) {
+func (g *Guard) states(b []byte, from netip.AddrPort) ([]byte, error) {
 	r := reader{b: b}
 	head, ok := read(&r)
 	if !ok || head.UserState != 0 || head.Nodes > MaxMembers {
@@ -61,7 +68,7 @@ func (g *Guard) states(b []byte) ([]byte, error) {
 			err = errMalformed
 		}
 		if err != nil {
-			g.cfg.Logger.Debug("gossip: state refused", "error", err)
+			g.refuse(err, from)
 			continue
 		}
 		w := writer{b: states}

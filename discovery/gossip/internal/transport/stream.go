@@ -33,7 +33,10 @@ const (
 	reply   = "mesh gossip 1 reply"
 )
 
-var errTooLong = errors.New("gossip: message exceeds the limit")
+var (
+	errTooLong = errors.New("gossip: message exceeds the limit")
+	errGuard   = errors.New("gossip: refused message")
+)
 
 // writeMessage sends b as chunks, in one Write.
 func (s *Sealer) writeMessage(w io.Writer, b []byte, direction string, id [idSize]byte) error {
@@ -99,7 +102,8 @@ type stream struct {
 	raw     net.Conn // what Conn is, or runs on
 	t       *Transport
 	inbound bool
-	host    netip.Addr // who opened an inbound stream
+	from    netip.AddrPort // the peer
+	host    netip.Addr     // who opened an inbound stream
 	id      [idSize]byte
 	in      *bytes.Reader
 	sync    bool // it holds a message that is not for memberlist
@@ -107,7 +111,7 @@ type stream struct {
 }
 
 func (t *Transport) outbound(conn net.Conn) *stream {
-	s := &stream{Conn: conn, raw: conn, t: t}
+	s := &stream{Conn: conn, raw: conn, t: t, from: sender(conn.RemoteAddr())}
 	_, _ = rand.Read(s.id[:]) // never fails, see its documentation
 	return s
 }
@@ -125,8 +129,8 @@ func (s *stream) receive() error {
 	if err != nil {
 		return err
 	}
-	if b, err = s.t.cfg.Guard.Stream(b, s.inbound); err != nil {
-		return fmt.Errorf("gossip: refused message from %v: %w", s.RemoteAddr(), err)
+	if b, err = s.t.cfg.Guard.Stream(b, s.inbound, s.from); err != nil {
+		return fmt.Errorf("%w from %v: %w", errGuard, s.from, err)
 	}
 	s.in, s.sync = bytes.NewReader(b), guard.IsDigestRequest(b) || guard.IsPush(b)
 	return nil
@@ -135,6 +139,7 @@ func (s *stream) receive() error {
 func (s *stream) Read(b []byte) (int, error) {
 	if s.in == nil {
 		if err := s.receive(); err != nil {
+			s.t.refuseReply(s.from, err)
 			return 0, err
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 )
 
 const (
@@ -34,10 +36,10 @@ type Guard interface {
 	Packet(b []byte, from netip.AddrPort) [][]byte
 	// Stream returns what is fit to be handled of a stream's message, or an error. A request is
 	// the first message of a stream, its reply the second.
-	Stream(b []byte, request bool) ([]byte, error)
+	Stream(b []byte, request bool, from netip.AddrPort) ([]byte, error)
 }
 
-// Config is what New needs; all fields but Identity are required. The transport closes Packets and
+// Config is what New needs; all fields but Identity and Refused are required. The transport closes Packets and
 // Listener. With an Identity, streams are mutual TLS.
 type Config struct {
 	Packets   net.PacketConn
@@ -48,6 +50,8 @@ type Config struct {
 	Guard     Guard
 	Identity  Identity
 	Logger    *slog.Logger
+	// Refused counts what is refused here; nil does not.
+	Refused *tally.Tally
 }
 
 // A Transport is a [memberlist.NodeAwareTransport].
@@ -200,7 +204,7 @@ func (t *Transport) release(s *stream) {
 func (t *Transport) readPackets() {
 	buf := make([]byte, maxPacket+1)
 	for t.ctx.Err() == nil {
-		n, from, err := t.cfg.Packets.ReadFrom(buf)
+		n, addr, err := t.cfg.Packets.ReadFrom(buf)
 		now := time.Now()
 		if err != nil {
 			if !t.pause(err) {
@@ -208,21 +212,19 @@ func (t *Transport) readPackets() {
 			}
 			continue
 		}
+		from := sender(addr)
 		if n > maxPacket {
+			t.refuse(tally.Message, from, errTooLong)
 			continue
 		}
 		b, err := t.cfg.Sealer.Open(buf[:n], packet)
 		if err != nil {
-			continue // anyone can send us something
-		}
-		source, err := netip.ParseAddrPort(from.String())
-		if err != nil {
+			t.refuse(tally.Sealed, from, err)
 			continue
 		}
-		source = netip.AddrPortFrom(source.Addr().Unmap(), source.Port())
-		for _, part := range t.cfg.Guard.Packet(b, source) {
+		for _, part := range t.cfg.Guard.Packet(b, from) {
 			select {
-			case t.packets <- &memberlist.Packet{Buf: part, From: from, Timestamp: now}:
+			case t.packets <- &memberlist.Packet{Buf: part, From: addr, Timestamp: now}:
 			case <-t.ctx.Done():
 				return
 			}
@@ -239,11 +241,10 @@ func (t *Transport) accept() {
 			}
 			continue
 		}
-		s := &stream{Conn: conn, raw: conn, t: t, inbound: true}
-		if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-			s.host = site(from.Addr().Unmap())
-		}
+		from := sender(conn.RemoteAddr())
+		s := &stream{Conn: conn, raw: conn, t: t, inbound: true, from: from, host: site(from.Addr())}
 		if !t.track(s) {
+			t.refuse(tally.Stream, from, errTooMany)
 			_ = conn.Close() // the peer tries again or asks another
 			continue
 		}
@@ -270,15 +271,13 @@ func (t *Transport) serve(s *stream) {
 		err = s.receive()
 	}
 	if err != nil {
-		if t.ctx.Err() == nil {
-			t.cfg.Logger.Debug("gossip: stream refused", "from", s.RemoteAddr().String(), "error", err)
-		}
+		t.refuseStream(s.from, err)
 		_ = s.Close() // the peer sees it
 		return
 	}
 	if s.sync {
 		if err := t.answerSync(s); err != nil && t.ctx.Err() == nil {
-			t.cfg.Logger.Debug("gossip: no answer to a digest", "to", s.RemoteAddr().String(), "error", err)
+			t.cfg.Logger.Debug("gossip: no answer to a digest", "to", s.from, "error", err)
 		}
 		_ = s.Close() // it was answered, or the peer sees it
 		return

@@ -76,8 +76,8 @@ func TestSealerRefusesKeys(t *testing.T) {
 
 type unguarded struct{}
 
-func (unguarded) Packet(b []byte, _ netip.AddrPort) [][]byte { return [][]byte{b} }
-func (unguarded) Stream(b []byte, _ bool) ([]byte, error)    { return b, nil }
+func (unguarded) Packet(b []byte, _ netip.AddrPort) [][]byte                { return [][]byte{b} }
+func (unguarded) Stream(b []byte, _ bool, _ netip.AddrPort) ([]byte, error) { return b, nil }
 
 type system struct {
 	net.ListenConfig
