@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -113,8 +112,8 @@ func parseJoin(raw []byte) (*wire.Join, error) {
 	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]
 	j.CAs = j.CAs[:min(len(j.CAs), maxCAs)]
 	for _, s := range j.Seeds {
-		if _, _, err := net.SplitHostPort(s); err != nil {
-			return nil, fmt.Errorf("the answer about gossip: seed: %w", err)
+		if err := gossip.CheckSeed(s); err != nil {
+			return nil, fmt.Errorf("the answer about gossip: %w", err)
 		}
 	}
 	return j, nil

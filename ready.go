@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/intramesh/mesh/discovery"
 )
@@ -80,7 +81,8 @@ func (m *Mesh) announceState(ctx context.Context, r discovery.Registrar, ep disc
 	return r.Register(ctx, ep)
 }
 
-// HealthHandler answers checks of the platform's: 200 while the process is ready, 503 otherwise, with the state in words. It is
+// HealthHandler answers checks of the platform's: 200 while the process is ready, 503 otherwise, with the state in words, and a line more
+// for as long as no other member of the gossip can be reached: what is known still serves. It is
 // for a listener of the platform's own, such as Kubernetes' probes, which have no certificate.
 func (m *Mesh) HealthHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -90,6 +92,12 @@ func (m *Mesh) HealthHandler() http.Handler {
 		if state != discovery.Ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = w.Write([]byte(state.String() + "\n")) // the caller is gone: nobody to tell
+		text := state.String() + "\n"
+		if m.gossip != nil {
+			if i, alone := m.gossip.Isolated(); alone {
+				text += "gossip: no other member reached for " + time.Since(i.Since).Truncate(time.Second).String() + "\n"
+			}
+		}
+		_, _ = w.Write([]byte(text)) // the caller is gone: nobody to tell
 	})
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -145,6 +147,28 @@ func TestGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "one gone", func(ctx context.Context) error { return listed(ctx, 1) })
+}
+
+// TestLastOne: a member that is left alone, its seed gone too, is ready all the same, and its health check says how it is.
+func TestLastOne(t *testing.T) {
+	t.Parallel()
+	p := serve(t, newDir(t))
+	orders := p.join(t, "orders", "")
+	health := func() (int, string) {
+		w := httptest.NewRecorder()
+		orders.HealthHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
+		return w.Code, w.Body.String()
+	}
+	if code, text := health(); code != http.StatusOK || text != "ready\n" {
+		t.Errorf("with the control plane: %d %q", code, text)
+	}
+	p.stop()
+	eventually(t, "it notices", func(context.Context) error {
+		if code, text := health(); code != http.StatusOK || !strings.HasPrefix(text, "ready\ngossip: no other member reached for ") {
+			return fmt.Errorf("%d %q", code, text)
+		}
+		return nil
+	})
 }
 
 func TestOneServerPerDirectory(t *testing.T) {

@@ -18,14 +18,15 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/discoverytest"
 	"github.com/intramesh/mesh/discovery/dns"
+	"github.com/intramesh/mesh/discovery/internal/dnstest"
 	"github.com/intramesh/mesh/discovery/static"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newSource(t testing.TB, s *server, cfg dns.Config) *dns.Source {
+func newSource(t testing.TB, s *dnstest.Server, cfg dns.Config) *dns.Source {
 	t.Helper()
-	cfg.Servers = []netip.AddrPort{s.addr}
+	cfg.Servers = []netip.AddrPort{s.Addr}
 	if cfg.MinTTL == 0 {
 		cfg.MinTTL, cfg.MaxTTL = 5*time.Millisecond, 5*time.Millisecond
 	}
@@ -57,7 +58,7 @@ func TestConformance(t *testing.T) {
 	}
 	discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
 		dir, n := static.New(), 0
-		s := serve(t)
+		s := dnstest.Serve(t)
 		zone := func() (zone []string) {
 			for _, name := range services {
 				for _, ep := range dir.Lookup(name).Endpoints {
@@ -66,7 +67,7 @@ func TestConformance(t *testing.T) {
 			}
 			return zone
 		}
-		s.change(func() { s.records = zone })
+		s.Change(func() { s.Records = zone })
 		return discoverytest.Harness{
 			Lacks: discoverytest.Lacks{Instance: true, Zone: true, State: true},
 			Join: func(t testing.TB) discoverytest.Member {
@@ -127,7 +128,7 @@ func TestAnswers(t *testing.T) {
 		{"SRV to nowhere", srv, []string{"_p._tcp.example. 60 IN SRV 0 0 0 ."}, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			src := newSource(t, serve(t, tt.zone...), dns.Config{Services: []dns.Service{tt.service}, PreferIPv6: tt.v6})
+			src := newSource(t, dnstest.Serve(t, tt.zone...), dns.Config{Services: []dns.Service{tt.service}, PreferIPv6: tt.v6})
 			<-src.Synced()
 			await(t, src, tt.want)
 		})
@@ -144,17 +145,17 @@ func TestTruncated(t *testing.T) {
 	for i := range 200 {
 		zone = append(zone, fmt.Sprintf("p.example. 60 IN A 192.0.2.%d", i))
 	}
-	s := serve(t, zone...)
+	s := dnstest.Serve(t, zone...)
 	src := newSource(t, s, one())
 	discoverytest.AwaitCount(t, src, "payments", 200)
-	if s.count("tcp") == 0 {
+	if s.Count("tcp") == 0 {
 		t.Error("not over TCP")
 	}
 }
 
 // Who can't see the question can't answer it, and does not keep the right answer away.
 func TestStrayAnswers(t *testing.T) {
-	s := serve(t, "p.example. 60 IN A 192.0.2.1")
+	s := dnstest.Serve(t, "p.example. 60 IN A 192.0.2.1")
 	before := func(w miekg.ResponseWriter, q *miekg.Msg) {
 		forged := func(change func(*miekg.Msg)) {
 			m := new(miekg.Msg).SetReply(q)
@@ -173,7 +174,7 @@ func TestStrayAnswers(t *testing.T) {
 		forged(func(m *miekg.Msg) { m.Question[0].Qtype = miekg.TypeTXT })
 		forged(func(m *miekg.Msg) { m.Question = nil })
 	}
-	s.change(func() { s.before = before })
+	s.Change(func() { s.Before = before })
 	src := newSource(t, s, one())
 	<-src.Synced()
 	await(t, src, "192.0.2.1:1")
@@ -181,7 +182,7 @@ func TestStrayAnswers(t *testing.T) {
 
 // A record of another name in the answer is not of this one.
 func TestForeignRecords(t *testing.T) {
-	s := serve(t, "p.example. 60 IN A 192.0.2.1")
+	s := dnstest.Serve(t, "p.example. 60 IN A 192.0.2.1")
 	add := func(_ net.Addr, m *miekg.Msg) {
 		rr, err := miekg.NewRR("other.example. 60 IN A 203.0.113.66")
 		if err != nil {
@@ -189,34 +190,34 @@ func TestForeignRecords(t *testing.T) {
 		}
 		m.Answer = append(m.Answer, rr)
 	}
-	s.change(func() { s.mangle = add })
+	s.Change(func() { s.Mangle = add })
 	src := newSource(t, s, one())
 	<-src.Synced()
 	await(t, src, "192.0.2.1:1")
 }
 
 func TestServerGone(t *testing.T) {
-	s := &server{records: func() []string { return []string{"p.example. 60 IN A 192.0.2.1"} }, asked: make(map[string]int)}
-	stop := s.start(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	s := &dnstest.Server{Records: func() []string { return []string{"p.example. 60 IN A 192.0.2.1"} }}
+	stop := s.Start(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	cfg := one()
 	cfg.Timeout = 100 * time.Millisecond
 	src := newSource(t, s, cfg)
 	await(t, src, "192.0.2.1:1")
 	stop()
 	await(t, src, "192.0.2.1:1?")
-	s.set("p.example. 60 IN A 192.0.2.2", "p.example. 60 IN A 192.0.2.1")
-	s.start(t, s.addr)
+	s.Set("p.example. 60 IN A 192.0.2.2", "p.example. 60 IN A 192.0.2.1")
+	s.Start(t, s.Addr)
 	await(t, src, "192.0.2.1:1 192.0.2.2:1")
-	s.change(func() { s.mangle = func(_ net.Addr, m *miekg.Msg) { m.Rcode = miekg.RcodeServerFailure } })
+	s.Change(func() { s.Mangle = func(_ net.Addr, m *miekg.Msg) { m.Rcode = miekg.RcodeServerFailure } })
 	await(t, src, "192.0.2.1:1? 192.0.2.2:1?")
 }
 
 // The second server is asked when the first refuses.
 func TestServersInOrder(t *testing.T) {
-	bad, good := serve(t), serve(t, "p.example. 60 IN A 192.0.2.1")
-	bad.change(func() { bad.mangle = func(_ net.Addr, m *miekg.Msg) { m.Rcode = miekg.RcodeRefused } })
+	bad, good := dnstest.Serve(t), dnstest.Serve(t, "p.example. 60 IN A 192.0.2.1")
+	bad.Change(func() { bad.Mangle = func(_ net.Addr, m *miekg.Msg) { m.Rcode = miekg.RcodeRefused } })
 	cfg := one()
-	cfg.Servers = []netip.AddrPort{bad.addr, good.addr}
+	cfg.Servers = []netip.AddrPort{bad.Addr, good.Addr}
 	src, err := dns.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -228,14 +229,14 @@ func TestServersInOrder(t *testing.T) {
 
 // A zone that is suddenly empty is doubted for a while.
 func TestMostGoAtOnce(t *testing.T) {
-	s := serve(t, "p.example. 60 IN A 192.0.2.1", "p.example. 60 IN A 192.0.2.2", "p.example. 60 IN A 192.0.2.3")
+	s := dnstest.Serve(t, "p.example. 60 IN A 192.0.2.1", "p.example. 60 IN A 192.0.2.2", "p.example. 60 IN A 192.0.2.3")
 	cfg := one()
 	cfg.Keep = 300 * time.Millisecond
 	src := newSource(t, s, cfg)
 	await(t, src, "192.0.2.1:1 192.0.2.2:1 192.0.2.3:1")
-	s.set("p.example. 60 IN A 192.0.2.1", "p.example. 60 IN A 192.0.2.2")
+	s.Set("p.example. 60 IN A 192.0.2.1", "p.example. 60 IN A 192.0.2.2")
 	await(t, src, "192.0.2.1:1 192.0.2.2:1")
-	s.set()
+	s.Set()
 	await(t, src, "192.0.2.1:1? 192.0.2.2:1?")
 	await(t, src, "")
 }
@@ -252,9 +253,9 @@ func TestTTL(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, tt.zone...)
+			s := dnstest.Serve(t, tt.zone...)
 			asked := make(chan struct{}, 1000)
-			s.change(func() { s.before = func(miekg.ResponseWriter, *miekg.Msg) { asked <- struct{}{} } })
+			s.Change(func() { s.Before = func(miekg.ResponseWriter, *miekg.Msg) { asked <- struct{}{} } })
 			cfg := one()
 			cfg.MinTTL, cfg.MaxTTL = time.Millisecond, time.Hour
 			src := newSource(t, s, cfg)
@@ -308,5 +309,14 @@ func TestResolvConf(t *testing.T) {
 	}
 	if want := []string{"192.0.2.1:53", "[2001:db8::1]:53", "[fe80::1%eth0]:53"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// srvRecords are the SRV record of an endpoint and its host's.
+func srvRecords(name string, addr netip.AddrPort, weight uint16) []string {
+	host := strings.ReplaceAll("h-"+addr.Addr().String(), ".", "-") + ".example."
+	return []string{
+		name + " 1 IN SRV 0 " + strconv.Itoa(int(weight)) + " " + strconv.Itoa(int(addr.Port())) + " " + host,
+		host + " 1 IN A " + addr.Addr().String(),
 	}
 }

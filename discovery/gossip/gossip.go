@@ -76,8 +76,11 @@ type Config struct {
 	Identity Identity
 	// Label keeps pools apart that could reach each other. It is not secret.
 	Label string
-	// Seeds are "host:port" of members to join through, looked up at every attempt.
+	// Seeds are members to join through, looked up at every attempt: "host:port", or, as "_gossip._tcp.mesh.example.org", the SRV
+	// records of a name (RFC 2782), whose hosts are tried by priority and weight. Of each name 16 addresses count.
 	Seeds []string
+	// Resolver looks seeds up; nil means the system's.
+	Resolver *net.Resolver
 	// Zone is the locality announced for endpoints that have none.
 	Zone string
 	// Dir is where peers are remembered, so that this process finds its way back when no
@@ -124,8 +127,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("label is longer than 255 bytes")
 	}
 	for _, seed := range c.Seeds {
-		if _, _, err := net.SplitHostPort(seed); err != nil {
-			return c, fmt.Errorf("seed %q: %w", seed, err)
+		if err := CheckSeed(seed); err != nil {
+			return c, err
 		}
 	}
 	if c.Logger == nil {
@@ -133,6 +136,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Network == nil {
 		c.Network = new(systemNetwork)
+	}
+	if c.Resolver == nil {
+		c.Resolver = new(net.Resolver)
 	}
 	for _, d := range []struct {
 		value *time.Duration

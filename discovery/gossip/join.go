@@ -1,23 +1,17 @@
 package gossip
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
 
-const (
-	// fanout is how many candidates are tried at one time.
-	fanout = 3
-	// maxPerSeed bounds the addresses that one seed's name stands for.
-	maxPerSeed = 16
-)
+// fanout is how many seeds, and how many remembered peers, are tried at one time.
+const fanout = 3
 
 // hasCandidates reports whether there is anyone to join.
 func (m *Member) hasCandidates() bool {
@@ -28,8 +22,9 @@ func (m *Member) hasCandidates() bool {
 // partition split, since memberlist forgets whom it could not reach for long.
 func (m *Member) stayJoined() {
 	pause := 100 * time.Millisecond
+	var s search
 	for {
-		if m.reach(m.candidates()) {
+		if m.seek(&s) {
 			m.markJoined()
 		}
 		m.renew()
@@ -125,27 +120,35 @@ func (m *Member) isJoined() bool {
 	}
 }
 
-// candidates are seeds and remembered peers that are not members now, some of each.
-func (m *Member) candidates() []netip.AddrPort {
-	living := map[netip.AddrPort]bool{m.addr: true}
+// seek tries some of the seeds and remembered peers that are not members now, and reports whether one was reached.
+func (m *Member) seek(s *search) bool {
+	known := map[netip.AddrPort]bool{m.addr: true}
 	for _, addr := range m.pool.living() {
-		living[addr] = true
+		known[addr] = true
 	}
-	if len(living) > 1 {
+	if len(known) > 1 {
 		m.markJoined() // someone else came to us
 	}
-	pick := func(from []netip.AddrPort) []netip.AddrPort {
-		from = slices.DeleteFunc(slices.Clone(from), func(a netip.AddrPort) bool { return living[a] })
-		rand.Shuffle(len(from), func(i, j int) { //nolint:gosec // any order will do
-			from[i], from[j] = from[j], from[i]
-		})
-		from = from[:min(len(from), fanout)]
-		for _, a := range from {
-			living[a] = true // once is enough
+	seeds := lookUp(m.ctx, m.cfg.Resolver, m.cfg.Seeds)
+	lists := make([][]ranked, len(seeds))
+	for i, f := range seeds {
+		if lists[i] = f.addrs; f.err != nil {
+			m.cfg.Logger.Debug("gossip: seed", "seed", f.seed, "error", f.err)
 		}
-		return from
 	}
-	return append(pick(m.resolveSeeds()), pick(m.peers.all())...)
+	addrs := append(s.pick(lists, known), s.pick([][]ranked{m.peers.anyOrder()}, known)...)
+	errs := m.reach(addrs)
+	s.note(addrs, errs)
+	reached := slices.Contains(errs, nil)
+	failed := s.errors(seeds)
+	switch alone := !reached && len(m.pool.living()) == 0; {
+	case m.ctx.Err() != nil:
+	case !alone:
+		m.alone.over(time.Now(), m.cfg.Logger)
+	case len(addrs) > 0 || slices.ContainsFunc(failed, func(e SeedError) bool { return e.Err != nil }):
+		m.alone.failed(time.Now(), failed, m.cfg.Logger)
+	}
+	return reached
 }
 
 func (m *Member) someMember() []netip.AddrPort {
@@ -156,58 +159,18 @@ func (m *Member) someMember() []netip.AddrPort {
 	return []netip.AddrPort{living[rand.IntN(len(living))]} //nolint:gosec // any will do
 }
 
-// reach exchanges state with each address, and reports whether one did.
-func (m *Member) reach(addrs []netip.AddrPort) bool {
+// reach exchanges state with each address.
+func (m *Member) reach(addrs []netip.AddrPort) []error {
 	var wg sync.WaitGroup
-	reached := make([]bool, len(addrs))
+	errs := make([]error, len(addrs))
 	for i, addr := range addrs {
 		wg.Go(func() {
-			err := m.wire.Exchange(m.ctx, addr.String())
-			reached[i] = err == nil
-			if err != nil && m.ctx.Err() == nil {
-				m.cfg.Logger.Debug("gossip: can't reach", "addr", addr, "error", err)
+			if errs[i] = m.wire.Exchange(m.ctx, addr.String()); errs[i] != nil && m.ctx.Err() == nil {
+				m.cfg.Logger.Debug("gossip: can't reach", "addr", addr, "error", errs[i])
 			}
 		})
 	}
 	wg.Wait()
 	m.pool.apply(time.Now()) // so that Join returns with what was learned
-	return slices.Contains(reached, true)
-}
-
-// resolveSeeds looks names up, with Go's resolver and in bounded time.
-func (m *Member) resolveSeeds() []netip.AddrPort {
-	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second)
-	defer cancel()
-	var all []netip.AddrPort
-	for _, seed := range m.cfg.Seeds {
-		found, err := resolve(ctx, seed)
-		if err != nil {
-			m.cfg.Logger.Debug("gossip: seed", "seed", seed, "error", err)
-		}
-		all = append(all, found[:min(len(found), maxPerSeed)]...)
-	}
-	return all
-}
-
-func resolve(ctx context.Context, seed string) ([]netip.AddrPort, error) {
-	if addr, err := netip.ParseAddrPort(seed); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())}, nil
-	}
-	host, service, err := net.SplitHostPort(seed)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	ips, err := new(net.Resolver).LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	var all []netip.AddrPort
-	for _, ip := range ips {
-		all = append(all, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
-	}
-	return all, nil
+	return errs
 }

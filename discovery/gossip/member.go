@@ -27,6 +27,7 @@ type Member struct {
 	sealer *transport.Sealer
 	peers  *peers
 	joined chan struct{}
+	alone  alone
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -44,9 +45,9 @@ func (t turn) Lock()   { t <- struct{}{} }
 func (t turn) Unlock() { <-t }
 
 // Join starts a member and waits until it reached another one, at most [Config.JoinTimeout] long. If
-// it reaches none by then it logs a warning, goes on trying, and Join succeeds: a
-// process must be able to start before its seeds do. See [Member.Joined]. The error is
-// about the configuration, the sockets or ctx.
+// it reaches none by then it goes on trying, and Join succeeds: a
+// process must be able to start before its seeds do. See [Member.Joined], and [Member.Isolated] for who does not answer, which is
+// logged too, again and again while it lasts. The error is about the configuration, the sockets or ctx.
 func Join(ctx context.Context, cfg Config) (*Member, error) {
 	m, err := start(ctx, cfg)
 	if err != nil {
@@ -60,7 +61,6 @@ func Join(ctx context.Context, cfg Config) (*Member, error) {
 	select {
 	case <-m.joined:
 	case <-timeout.C:
-		m.cfg.Logger.Warn("gossip: no seed and no known peer answers, trying on", "seeds", m.cfg.Seeds)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("gossip: join: %w", errors.Join(ctx.Err(), m.Close()))
 	}

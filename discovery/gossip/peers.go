@@ -76,6 +76,16 @@ func (p *peers) all() []netip.AddrPort {
 	return p.byAge()
 }
 
+// anyOrder returns the peers shuffled, so that all have their turn.
+func (p *peers) anyOrder() []ranked {
+	var all []ranked
+	for _, a := range p.all() {
+		all = append(all, ranked{addr: a})
+	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // any order will do
+	return all
+}
+
 // byAge returns the peers, the one seen last first. p.mu is held.
 func (p *peers) byAge() []netip.AddrPort {
 	s := lastFirst{slices.Collect(maps.Keys(p.seen)), p.seen}

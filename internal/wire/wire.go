@@ -48,7 +48,7 @@ const (
 type Join struct {
 	// GossipKeys are the pool's AES-256 keys; the first one encrypts, all decrypt.
 	GossipKeys [][]byte `json:"gossip_keys"`
-	// Seeds are "host:port" of members to join through.
+	// Seeds are members to join through, as gossip.Config.Seeds has them.
 	Seeds []string `json:"seeds"`
 	// CAs are the URLs of the servers of the certificate authority, as far as the control plane has it.
 	CAs []string `json:"cas,omitempty"`

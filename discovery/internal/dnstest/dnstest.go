@@ -1,10 +1,10 @@
-package dns_test
+// Package dnstest is a DNS server for tests.
+package dnstest
 
 import (
 	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,26 +12,30 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// A server is a real DNS server on loopback, over UDP and TCP, whose zone the test writes.
-type server struct {
-	addr netip.AddrPort
+// A Server is a real DNS server on loopback, over UDP and TCP, whose zone the test writes.
+type Server struct {
+	// Addr is where it was started last.
+	Addr netip.AddrPort
 
-	mu      sync.Mutex
-	records func() []string                        // of the zone, in master file form
-	mangle  func(net.Addr, *miekg.Msg)             // may change each answer
-	asked   map[string]int                         // by network
-	before  func(miekg.ResponseWriter, *miekg.Msg) // before each answer
+	mu sync.Mutex
+	// Records are those of the zone, in master file form; Mangle may change each answer, and Before is called before each; either
+	// may be nil. All three are set within Change.
+	Records func() []string
+	Mangle  func(net.Addr, *miekg.Msg)
+	Before  func(miekg.ResponseWriter, *miekg.Msg)
+	asked   map[string]int // by network
 }
 
-func serve(t testing.TB, records ...string) *server {
+// Serve starts a server on a free port, with these records in master file form.
+func Serve(t testing.TB, records ...string) *Server {
 	t.Helper()
-	s := &server{records: func() []string { return records }, asked: make(map[string]int)}
-	s.start(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	s := &Server{Records: func() []string { return records }}
+	s.Start(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	return s
 }
 
-// start listens at addr until the test ends, or stop is called.
-func (s *server) start(t testing.TB, addr netip.AddrPort) (stop func()) {
+// Start listens at addr until the test ends, or stop is called.
+func (s *Server) Start(t testing.TB, addr netip.AddrPort) (stop func()) {
 	t.Helper()
 	pc, ln, err := listen(addr)
 	for range 100 {
@@ -43,7 +47,7 @@ func (s *server) start(t testing.TB, addr netip.AddrPort) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.addr = ln.Addr().(*net.TCPAddr).AddrPort()
+	s.Addr = ln.Addr().(*net.TCPAddr).AddrPort()
 	var wg sync.WaitGroup
 	var stops []func() error
 	for _, srv := range []*miekg.Server{{PacketConn: pc, Handler: s}, {Listener: ln, Handler: s}} {
@@ -81,35 +85,39 @@ func listen(addr netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	return pc, ln, nil
 }
 
-// set replaces the zone.
-func (s *server) set(records ...string) {
-	s.change(func() { s.records = func() []string { return records } })
+// Set replaces the zone.
+func (s *Server) Set(records ...string) {
+	s.Change(func() { s.Records = func() []string { return records } })
 }
 
-// change changes the server between two answers.
-func (s *server) change(f func()) {
+// Change changes the server between two answers.
+func (s *Server) Change(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
-func (s *server) count(network string) int {
+// Count tells how many questions came over a network, "udp" or "tcp".
+func (s *Server) Count(network string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.asked[network]
 }
 
 // ServeDNS answers from the zone as a recursive server does: aliases are followed.
-func (s *server) ServeDNS(w miekg.ResponseWriter, q *miekg.Msg) {
+func (s *Server) ServeDNS(w miekg.ResponseWriter, q *miekg.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.asked == nil {
+		s.asked = make(map[string]int)
+	}
 	s.asked[w.LocalAddr().Network()]++
-	if s.before != nil {
-		s.before(w, q)
+	if s.Before != nil {
+		s.Before(w, q)
 	}
 	m := new(miekg.Msg).SetReply(q)
 	var zone []miekg.RR
-	for _, text := range s.records() {
+	for _, text := range s.Records() {
 		rr, err := miekg.NewRR(text)
 		if err != nil {
 			panic(err)
@@ -145,22 +153,13 @@ func (s *server) ServeDNS(w miekg.ResponseWriter, q *miekg.Msg) {
 		}
 		m.Ns = append(m.Ns, soa)
 	}
-	if s.mangle != nil {
-		s.mangle(w.LocalAddr(), m)
+	if s.Mangle != nil {
+		s.Mangle(w.LocalAddr(), m)
 	}
 	if w.LocalAddr().Network() == "udp" {
 		m.Truncate(1232)
 	}
 	if err := w.WriteMsg(m); err != nil {
 		panic(err)
-	}
-}
-
-// srvRecords are the SRV record of an endpoint and its host's.
-func srvRecords(name string, addr netip.AddrPort, weight uint16) []string {
-	host := strings.ReplaceAll("h-"+addr.Addr().String(), ".", "-") + ".example."
-	return []string{
-		name + " 1 IN SRV 0 " + strconv.Itoa(int(weight)) + " " + strconv.Itoa(int(addr.Port())) + " " + host,
-		host + " 1 IN A " + addr.Addr().String(),
 	}
 }
