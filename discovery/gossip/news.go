@@ -94,7 +94,7 @@ func (p *pool) apply(now time.Time) (next time.Duration, ok bool) {
 func (p *pool) learn(name string, n news, now time.Time) {
 	m := p.members[name]
 	if n.gone {
-		if m != nil && m.dead.IsZero() {
+		if m != nil && !m.dead {
 			p.bury(m, now)
 		}
 		return
@@ -114,7 +114,7 @@ func (p *pool) learn(name string, n news, now time.Time) {
 		delete(p.goodbyes, name)
 	}
 	if m == nil {
-		m = &member{name: name, addr: n.addr}
+		m = &member{name: name, at: placeOf(n.addr)}
 		p.members[name] = m
 		select {
 		case p.newcomer <- struct{}{}:
@@ -122,19 +122,19 @@ func (p *pool) learn(name string, n news, now time.Time) {
 		}
 		p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
 		for o := range p.dead {
-			if o.addr == m.addr { // the same process, restarted
+			if o.at == m.at { // the same process, restarted
 				p.forget(o)
 			}
 		}
 	}
-	if !m.dead.IsZero() {
-		m.dead = time.Time{}
+	if m.dead {
+		m.dead = false
 		delete(p.dead, m)
 		p.touch(m)
 	}
-	if m.addr != n.addr {
+	if at := placeOf(n.addr); m.at != at {
 		p.touch(m)
-		m.addr, m.eps, m.proof, m.verified = n.addr, nil, nil, false
+		m.at, m.wanted, m.verified = at, nil, false
 	}
 	if !bytes.Equal(n.meta, m.meta) {
 		p.accept(m, n.meta, r, now)
@@ -144,12 +144,12 @@ func (p *pool) learn(name string, n news, now time.Time) {
 // accept takes a new record of a member, unless it has a better one. One that was verified is replaced by a later one that
 // is as good, and by no other: neither an older one nor one that somebody else made up.
 func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
-	if m.verified && r.Generation <= m.generation {
-		p.outdated(m.name, m.addr, r, m.generation)
+	if known := m.record().Generation; m.verified && r.Generation <= known {
+		p.outdated(m.name, m.at.addr(), r, known)
 		return
 	}
-	if m.verified && r.Cert != m.proof.cert {
-		m.next = meta
+	if m.verified && r.Cert != m.wanted.proof.cert {
+		m.wanted.next = meta
 		p.schedule(m, now, checkSpread)
 		return
 	}
@@ -171,61 +171,49 @@ func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
 
 // set replaces a member's record.
 func (p *pool) set(m *member, meta []byte, r record.Record) {
-	p.touch(m)
-	names := services(r)
-	for _, s := range m.services {
-		if !slices.Contains(names, s) {
+	before, now := m.services(), services(r)
+	for _, s := range before {
+		p.dirty[s] = true
+		if !slices.Contains(now, s) {
 			p.unlink(m, s)
 		}
 	}
-	for i, s := range names {
-		if slices.Contains(m.services, s) {
-			continue
-		}
-		if names[i] = p.intern(s); !p.exists(s) {
-			p.appeared = true
-		}
-		p.services[names[i]] = append(p.services[names[i]], m)
-	}
-	m.meta, m.generation, m.bundle, m.services, m.eps, m.next = meta, r.Generation, r.Bundle, names, nil, nil
-	p.touch(m)
-}
-
-// intern returns the string that others use for the same service.
-func (p *pool) intern(service string) string {
-	if all := p.services[service]; len(all) > 0 {
-		for _, s := range all[0].services {
-			if s == service {
-				return s
-			}
+	for _, s := range now {
+		p.dirty[s] = true
+		if !slices.Contains(before, s) {
+			p.appeared = p.appeared || !p.exists(s)
+			p.services[s] = append(p.services[s], m)
 		}
 	}
-	return service
+	if m.meta, m.bundle = meta, r.Bundle; m.wanted != nil {
+		m.wanted.eps, m.wanted.next = nil, nil
+	}
 }
 
 // bury notes that a member is held dead. One without endpoints has left, or never mattered.
 func (p *pool) bury(m *member, now time.Time) {
-	p.log.Info("gossip: member gone", "instance", m.name, "addr", m.addr, "services", m.services)
-	if len(m.services) == 0 {
-		p.left = append(p.left, m.addr)
+	services := m.services()
+	p.log.Info("gossip: member gone", "instance", m.name, "addr", m.at.addr(), "services", services)
+	if len(services) == 0 {
+		p.left = append(p.left, m.at.addr())
 		p.forget(m)
 		return
 	}
 	for _, o := range p.members {
-		if o != m && o.addr == m.addr && o.dead.IsZero() { // the same process, restarted
+		if o != m && o.at == m.at && !o.dead { // the same process, restarted
 			p.forget(m)
 			return
 		}
 	}
-	m.dead = now
-	p.dead[m] = struct{}{}
+	m.dead = true
+	p.dead[m] = now
 	p.touch(m)
 }
 
 // forget removes a member.
 func (p *pool) forget(m *member) {
-	p.touch(m)
-	for _, s := range m.services {
+	for _, s := range m.services() {
+		p.dirty[s] = true
 		p.unlink(m, s)
 	}
 	delete(p.members, m.name)
@@ -247,7 +235,7 @@ func (p *pool) unlink(m *member, service string) {
 
 // touch marks the snapshots that a member appears in as out of date.
 func (p *pool) touch(m *member) {
-	for _, s := range m.services {
+	for _, s := range m.services() {
 		p.dirty[s] = true
 	}
 }

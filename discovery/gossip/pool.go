@@ -53,12 +53,12 @@ type pool struct {
 	bundle    uint64 // the version of the rules in force here
 	announced bool   // something other than nothing
 	encoded   []byte
-	members   map[string]*member   // without us
-	services  map[string][]*member // who announces what, without us
-	wanted    map[string]bool      // services in the table
-	dirty     map[string]bool      // services whose snapshot is out of date
-	appeared  bool                 // a service that nobody announced before
-	dead      map[*member]struct{}
+	members   map[string]*member    // without us
+	services  map[string][]*member  // who announces what, without us
+	wanted    map[string]bool       // services in the table
+	dirty     map[string]bool       // services whose snapshot is out of date
+	appeared  bool                  // a service that nobody announced before
+	dead      map[*member]time.Time // since when
 	checks    map[*member]*check
 	checking  int               // of checks, under way
 	goodbyes  map[string]uint64 // generation of the last record, by members that left
@@ -67,30 +67,12 @@ type pool struct {
 	newcomer  chan struct{} // has something when there is a member that was not known
 }
 
-// member is another process.
-type member struct {
-	name     string
-	addr     netip.AddrPort
-	meta     []byte // its record as it came; shared with memberlist, which does not change it
-	services []string
-	eps      []discovery.Endpoint // of meta, once they were needed
-	dead     time.Time            // since when it is held dead; zero if it lives
-
-	generation uint64
-	bundle     uint64 // of the rules that it says it has
-	asked      int64  // for its certificate, in Unix milliseconds
-	proof      *proof // nil until it was needed
-	verified   bool   // proof's key has signed meta
-	lies       bool   // it says what its certificate does not allow, or another speaks in its name
-	next       []byte // a newer record that another certificate's key has signed
-}
-
 func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 	p := &pool{
 		table: table.New(), log: cfg.Logger, addr: addr, name: cfg.Instance, label: cfg.Label, zone: cfg.Zone,
 		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
-		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]struct{}),
+		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]time.Time),
 		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: new(tally.Tally),
 	}
 	return p, p.announce(record.Record{})
@@ -191,7 +173,7 @@ const bundleTellers = 3
 // told counts the others that live and say they have these rules or newer ones.
 func (p *pool) told(version uint64) (n int) {
 	for _, m := range p.members {
-		if m.dead.IsZero() && m.bundle >= version {
+		if !m.dead && m.bundle >= version {
 			n++
 		}
 	}

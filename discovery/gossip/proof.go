@@ -107,12 +107,13 @@ func isLie(err error) bool {
 
 // judge returns an error unless m's certificate allows the record, which it has signed.
 func (p *pool) judge(m *member, meta []byte, r record.Record) error {
-	if err := record.Verify(meta, p.subject(m.name, m.addr), m.proof.key); err != nil {
+	proof := m.wanted.proof
+	if err := record.Verify(meta, p.subject(m.name, m.at.addr()), proof.key); err != nil {
 		return err
 	}
 	for _, ep := range r.Endpoints {
-		if ep.Service != m.proof.service {
-			return &lieError{m.proof.service, ep.Service}
+		if ep.Service != proof.service {
+			return &lieError{proof.service, ep.Service}
 		}
 	}
 	return nil
@@ -125,7 +126,7 @@ func (p *pool) refuse(m *member, err error) {
 		kind = tally.Lie
 	}
 	if n := p.refused.Add(kind); n > 0 {
-		p.log.Warn("gossip: record refused", "instance", m.name, "addr", m.addr, "error", err, "refused", n)
+		p.log.Warn("gossip: record refused", "instance", m.name, "addr", m.at.addr(), "error", err, "refused", n)
 	}
 }
 
@@ -139,9 +140,9 @@ func (p *pool) outdated(name string, addr netip.AddrPort, r record.Record, known
 // assess decides whether m's record is to be believed, as far as that is known.
 func (p *pool) assess(m *member, r record.Record, now time.Time) {
 	m.verified, m.lies = false, false
-	switch {
+	switch known := m.wanted; {
 	case p.identity == nil:
-	case m.proof != nil && m.proof.cert == r.Cert && now.Before(m.proof.until):
+	case known != nil && known.proof != nil && known.proof.cert == r.Cert && now.Before(known.proof.until):
 		err := p.judge(m, m.meta, r)
 		if err != nil {
 			p.refuse(m, err)
@@ -166,7 +167,7 @@ func (p *pool) believe(m *member, r record.Record, verified bool) {
 }
 
 func (p *pool) isWanted(m *member) bool {
-	for _, s := range m.services {
+	for _, s := range m.services() {
 		if p.wanted[s] {
 			return true
 		}
@@ -177,7 +178,7 @@ func (p *pool) isWanted(m *member) bool {
 // schedule has a member asked for its certificate, some time within spread, but not all the time: others may speak in its name.
 func (p *pool) schedule(m *member, now time.Time, spread time.Duration) {
 	if p.checks[m] == nil {
-		due := max(now.Add(rand.N(spread+1)).UnixMilli(), m.asked+checkGap.Milliseconds()) //nolint:gosec // not a secret
+		due := max(now.Add(rand.N(spread+1)).UnixMilli(), m.want().asked+checkGap.Milliseconds()) //nolint:gosec // not a secret
 		p.checks[m] = &check{due: time.UnixMilli(due)}
 		p.poke()
 	}
@@ -189,7 +190,7 @@ func (p *pool) recheck(now time.Time) {
 	defer p.mu.Unlock()
 	for service := range p.wanted {
 		for _, m := range p.services[service] {
-			if m.verified && !now.Before(m.proof.until) {
+			if m.verified && !now.Before(m.wanted.proof.until) {
 				m.verified = false
 				p.schedule(m, now, checkSpread)
 				p.touch(m)
@@ -213,9 +214,9 @@ func (p *pool) startChecks(ctx context.Context, workers *sync.WaitGroup, now tim
 			}
 			continue
 		}
-		c.busy, m.asked = true, now.UnixMilli()
+		c.busy, m.want().asked = true, now.UnixMilli()
 		p.checking++
-		addr := m.addr.String()
+		addr := m.at.addr().String()
 		workers.Go(func() {
 			shown, err := p.prove(ctx, addr)
 			p.checked(m, c, shown, err, time.Now())
@@ -243,18 +244,18 @@ func (p *pool) checked(m *member, c *check, shown *proof, err error, now time.Ti
 	pause := min(time.Second<<min(c.failed, 10), maxCheckPause)
 	c.failed++
 	c.due = now.Add(pause/2 + rand.N(pause)) //nolint:gosec // not a secret
-	p.log.Debug("gossip: no certificate for a record", "instance", m.name, "addr", m.addr, "failed", c.failed, "error", err)
+	p.log.Debug("gossip: no certificate for a record", "instance", m.name, "addr", m.at.addr(), "failed", c.failed, "error", err)
 }
 
 // fits reports whether what a member has shown is the certificate that its record, or the next one, is signed with, and
 // decides about both.
 func (p *pool) fits(m *member, shown *proof, now time.Time) bool {
-	for _, meta := range [][]byte{m.next, m.meta} {
-		r, err := record.Decode(meta, m.name, m.addr.Addr())
+	for _, meta := range [][]byte{m.want().next, m.meta} {
+		r, err := record.Decode(meta, m.name, m.at.addr().Addr())
 		if err != nil || meta == nil || r.Cert != shown.cert {
 			continue
 		}
-		m.proof = shown
+		m.want().proof = shown
 		p.set(m, meta, r)
 		p.assess(m, r, now)
 		return true

@@ -51,9 +51,9 @@ func (m *Member) Members() []MemberInfo {
 			continue
 		}
 		o := p.members[name]
-		r, _ := record.Decode(o.meta, name, o.addr.Addr()) // what can't be read is empty
+		r := o.record()
 		all = append(all, MemberInfo{
-			Instance: name, Addr: o.addr, Suspect: o.dead, Endpoints: r.Endpoints, Verified: o.verified, Bundle: r.Bundle,
+			Instance: name, Addr: o.at.addr(), Suspect: p.dead[o], Endpoints: r.Endpoints, Verified: o.verified, Bundle: r.Bundle,
 		})
 	}
 	return all
@@ -65,8 +65,8 @@ func (p *pool) living() []netip.AddrPort {
 	defer p.mu.Unlock()
 	var all []netip.AddrPort
 	for _, m := range p.members {
-		if m.dead.IsZero() {
-			all = append(all, m.addr)
+		if !m.dead {
+			all = append(all, m.at.addr())
 		}
 	}
 	return all
@@ -81,7 +81,7 @@ func (p *pool) lookup(service string) discovery.Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.wanted[service] && p.exists(service) {
-		service = p.intern(strings.Clone(service))
+		service = strings.Clone(service)
 		p.wanted[service], p.dirty[service] = true, true
 		for _, m := range p.services[service] {
 			if p.identity != nil && !m.verified && !m.lies {
@@ -101,10 +101,10 @@ func (p *pool) exists(service string) bool {
 
 // expire forgets dead members whose time is over. p.mu is held.
 func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
-	for m := range p.dead {
-		left := m.dead.Add(p.ttl).Sub(now)
+	for m, since := range p.dead {
+		left := since.Add(p.ttl).Sub(now)
 		if left <= 0 && p.needed(m) {
-			left = m.dead.Add(patience * p.ttl).Sub(now)
+			left = since.Add(patience * p.ttl).Sub(now)
 		}
 		if left <= 0 {
 			p.forget(m)
@@ -119,7 +119,7 @@ func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
 
 // needed reports whether more than half of those who announce one of m's services are dead.
 func (p *pool) needed(m *member) bool {
-	for _, service := range m.services {
+	for _, service := range m.services() {
 		alive, dead := 0, 0
 		if slices.Contains(services(p.own), service) {
 			alive = 1
@@ -127,7 +127,7 @@ func (p *pool) needed(m *member) bool {
 		for _, o := range p.services[service] {
 			switch {
 			case o.lies:
-			case o.dead.IsZero():
+			case !o.dead:
 				alive++
 			default:
 				dead++
@@ -165,30 +165,30 @@ func (p *pool) publish() {
 // endpoints returns those of a service, of members that may be believed. Those of the dead, and of members whose word is
 // not verified, are suspect.
 func (p *pool) endpoints(service string) []discovery.Endpoint {
-	type place struct {
+	type slot struct {
 		port string
 		addr netip.AddrPort
 	}
 	var eps []discovery.Endpoint
-	taken := make(map[place]bool)
+	taken := make(map[slot]bool)
 	for _, ep := range p.own.Endpoints {
 		if ep.Service == service {
 			eps = append(eps, ep)
-			taken[place{ep.Port, ep.Addr}] = true
+			taken[slot{ep.Port, ep.Addr}] = true
 		}
 	}
 	for _, wantSuspect := range []bool{false, true} {
 		for _, m := range p.services[service] {
-			suspect := !m.dead.IsZero() || p.identity != nil && !m.verified
+			suspect := m.dead || p.identity != nil && !m.verified
 			if m.lies || suspect != wantSuspect {
 				continue
 			}
-			if m.eps == nil {
-				r, _ := record.Decode(m.meta, m.name, m.addr.Addr()) // it was read before
-				m.eps = r.Endpoints
+			known := m.want()
+			if known.eps == nil {
+				known.eps = m.record().Endpoints
 			}
-			for _, ep := range m.eps {
-				at := place{ep.Port, ep.Addr}
+			for _, ep := range known.eps {
+				at := slot{ep.Port, ep.Addr}
 				if ep.Service != service || suspect && taken[at] {
 					continue // someone who lives took over the address
 				}
@@ -201,6 +201,9 @@ func (p *pool) endpoints(service string) []discovery.Endpoint {
 	return eps
 }
 
+// services returns what a record has endpoints of.
+//
+//go:noinline // it would be in five places of every program
 func services(r record.Record) []string {
 	var all []string
 	for _, ep := range r.Endpoints {

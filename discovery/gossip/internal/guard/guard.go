@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
@@ -21,9 +20,6 @@ import (
 
 // MaxMembers bounds the pool: a member that would be one more is not heard.
 const MaxMembers = 16384
-
-// pinTime is how long a name stays bound to its address after it was last heard of.
-const pinTime = 10 * time.Minute
 
 // Config says who this member is; all fields are required.
 type Config struct {
@@ -41,21 +37,12 @@ type Config struct {
 type Guard struct {
 	cfg Config
 
-	mu    sync.Mutex
-	pins  map[string]pin
-	swept time.Time
-}
-
-// pin binds a name to an address. Names are never used again, so an address never changes;
-// memberlist would let one be moved after a forged farewell.
-type pin struct {
-	addr  netip.AddrPort
-	heard int64 // Unix seconds: there are thousands
+	pins *pins
 }
 
 // New returns a guard.
 func New(cfg Config) *Guard {
-	return &Guard{cfg: cfg, pins: make(map[string]pin), swept: time.Now()}
+	return &Guard{cfg: cfg, pins: newPins()}
 }
 
 // Packet returns the messages of a packet that memberlist may handle, each on its own.
@@ -153,7 +140,7 @@ func (g *Guard) check(kind byte, f fields, from netip.AddrPort) error {
 		}
 		return g.checkSource(f, from)
 	case indirectPing:
-		if f.Node == "" || g.pinned(f.Node) != f.Addr {
+		if f.Node == "" || !g.at(f.Node, f.Addr) {
 			return errStranger
 		}
 		return g.checkSource(f, from)
@@ -172,7 +159,7 @@ func (g *Guard) check(kind byte, f fields, from netip.AddrPort) error {
 // checkSource makes sure that the answer goes to who asked, or at least to a member: else
 // anyone could be flooded in our name.
 func (g *Guard) checkSource(f fields, from netip.AddrPort) error {
-	if f.Source.IsValid() && (f.Source == from || f.Source == g.pinned(f.SourceNode)) {
+	if f.Source.IsValid() && (f.Source == from || g.at(f.SourceNode, f.Source)) {
 		return nil
 	}
 	return fmt.Errorf("wants the answer sent to %v", f.Source)
@@ -215,40 +202,22 @@ func limit(now time.Time) uint64 {
 	return slack + uint64(max(0, now.Unix()-epoch))*perSecond
 }
 
-// pinned returns the address of a member, the zero value if it is unknown.
-func (g *Guard) pinned(name string) netip.AddrPort {
+// at reports whether a member is known to be at an address.
+func (g *Guard) at(name string, addr netip.AddrPort) bool {
 	if name == g.cfg.Name {
-		return g.cfg.Addr
+		return addr == g.cfg.Addr
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.pins[name].addr
+	return g.pins.at(name, addr)
 }
 
 // pin binds a new name to its address, or returns an error if it has another one or there are too
 // many.
 func (g *Guard) pin(name string, addr netip.AddrPort) error {
-	now := time.Now()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	known, ok := g.pins[name]
 	if name == g.cfg.Name {
-		known, ok = pin{addr: g.cfg.Addr}, true
-	}
-	if ok && known.addr != addr {
-		return fmt.Errorf("%s moved from %v to %v", name, known.addr, addr)
-	}
-	if !ok && len(g.pins) >= MaxMembers || now.Sub(g.swept) > pinTime {
-		for name, p := range g.pins {
-			if now.Unix()-p.heard > int64(pinTime/time.Second) {
-				delete(g.pins, name)
-			}
+		if addr != g.cfg.Addr {
+			return errMoved(name, addr)
 		}
-		g.swept = now
+		return nil
 	}
-	if !ok && len(g.pins) >= MaxMembers {
-		return errors.New("more members than the pool may have")
-	}
-	g.pins[name] = pin{addr, now.Unix()}
-	return nil
+	return g.pins.pin(name, addr, time.Now())
 }
