@@ -93,7 +93,7 @@ func (p *pool) apply(now time.Time) (next time.Duration, ok bool) {
 // learn takes news of one member in; p.mu is held.
 func (p *pool) learn(name string, n news, now time.Time) {
 	m := p.members[name]
-	if n.gone {
+	if n.gone || n.addr == p.addr { // who is said to be where we are has been here before us
 		if m != nil && !m.dead {
 			p.bury(m, now)
 		}
