@@ -15,7 +15,8 @@ import (
 // scheme is http or https, which is the same: the connection is mTLS.
 //
 // Each request goes to the endpoint that promises to be done soonest, over HTTP/2 where the server speaks it, else
-// over HTTP/1.1, in which requests with an Upgrade header (WebSocket) always go. A request fails over to another
+// over HTTP/1.1, in which requests with an Upgrade header (WebSocket) always go. Where a server speaks both, and is asked often, those
+// that may be repeated and have no body also go over HTTP/1.1, which is cheaper while few are under way. A request fails over to another
 // endpoint when nothing of it was delivered; a request that net/http calls idempotent (GET, HEAD, OPTIONS, TRACE, or with
 // an Idempotency-Key header), whose body is empty or has GetBody, also when its connection broke before the answer. If
 // the answer to such a request announces its length, RoundTrip returns when the body begins.
@@ -59,6 +60,7 @@ type transport struct {
 	mu      sync.Mutex
 	pools   map[poolKey]*pool
 	sweeper *time.Timer // nil while there are no pools
+	watcher *time.Timer // nil while there are no lanes
 	closed  bool
 }
 
@@ -83,7 +85,7 @@ func newTransport(m *Mesh) *transport {
 			DisableCompression:     true,
 			ExpectContinueTimeout:  time.Second,
 			MaxResponseHeaderBytes: 1 << 20,
-			// A peer that vanished without a word is noticed within 15 seconds.
+			// Over HTTP/2, a peer that vanished without a word is noticed within 15 seconds.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 		},
 		pools: make(map[poolKey]*pool),

@@ -29,11 +29,15 @@ type pool struct {
 
 	mu      sync.Mutex
 	conns   []*poolConn
-	idle    []*poolConn // those of HTTP/1.1 without a user; the one that was used last is the last
+	idle    []*poolConn // those of HTTP/1.1 without a user, lanes or not; the one that was used last is the last
 	dialing *dialCall   // that all wait for: HTTP/2, or the first one
 	http1   bool        // what the last connection spoke
 	retired bool        // discovery no longer offers the endpoint
 	closed  bool
+
+	// See earn: what the next lane costs, how much of it there is, and whether it is on its way.
+	price, earned int
+	opening       bool
 
 	view *endpointView // what retired was decided by; guarded by the transport's mutex
 }
@@ -41,15 +45,17 @@ type pool struct {
 // errPoolGone is returned by a pool that was closed, which may have happened since it was empty: there may be a new one.
 var errPoolGone = errors.New("connection pool closed")
 
-// poolConn is one connection. Its users and idleSince are guarded by the pool's mutex.
+// poolConn is one connection. What changes is guarded by the pool's mutex.
 type poolConn struct {
 	*http.ClientConn
 	net       net.Conn
 	pool      *pool
 	http1     bool
 	solo      bool // for one request alone
-	reused    bool
+	lane      bool
 	users     int
+	served    int // requests, those under way included
+	watched   int // what served was when lanes were last looked after
 	idleSince time.Time
 }
 
@@ -62,8 +68,8 @@ type dialCall struct {
 
 // acquire returns a connection that takes one more request, and whether it has carried any before. The
 // caller owes a RoundTrip (or Release), then pool.release. With fresh, connections that exist now are
-// not used.
-func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error) {
+// not used; without lane, lanes are not.
+func (p *pool) acquire(ctx context.Context, fresh, lane bool) (*poolConn, bool, error) {
 	for {
 		p.mu.Lock()
 		if p.closed {
@@ -71,9 +77,9 @@ func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error)
 			return nil, false, errPoolGone
 		}
 		if !fresh {
-			if c := p.reserve(); c != nil {
-				reused := c.reused
-				c.reused = true
+			if c := p.reserve(lane); c != nil {
+				c.served++
+				reused := c.served > 1
 				p.mu.Unlock()
 				return c, reused, nil
 			}
@@ -105,38 +111,51 @@ func (p *pool) acquire(ctx context.Context, fresh bool) (*poolConn, bool, error)
 
 // reserve takes the HTTP/1.1 connection that was used last, or else a place on the HTTP/2 connection with the fewest users, the
 // newest of equals. It returns nil when another connection should be opened.
-func (p *pool) reserve() *poolConn {
-	for n, c := range slices.Backward(p.idle) {
-		p.idle = p.idle[:n]
-		if c.Reserve() == nil {
-			c.users = 1
-			return c
+func (p *pool) reserve(lane bool) *poolConn {
+	if lane || p.http1 {
+		for n, c := range slices.Backward(p.idle) {
+			p.idle = p.idle[:n]
+			if c.Reserve() == nil {
+				c.users = 1
+				return c
+			}
+			p.forget(c) // the server has closed it
 		}
-		p.forget(c) // the server has closed it
 	}
 	var best *poolConn
+	shared, users := 0, 0
 	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
-		switch {
-		case c.http1:
-		case c.Err() != nil:
+		if c.http1 {
+			return false
+		}
+		if c.Err() != nil {
 			return true
-		case (best == nil || c.users <= best.users) && c.Available() > 0:
+		}
+		shared, users = shared+1, users+c.users
+		if (best == nil || c.users <= best.users) && c.Available() > 0 {
 			best = c
 		}
 		return false
 	})
-	if best == nil || best.users >= maxStreams && len(p.conns) < maxConns && p.dialing == nil {
+	if best == nil || best.users >= maxStreams && shared < maxConns && p.dialing == nil {
 		return nil
 	}
 	if best.Reserve() != nil {
 		return nil // closed this very moment
 	}
 	best.users++
+	if lane && users+1 < maxLanes {
+		p.earn()
+	}
 	return best
 }
 
+// forget drops a connection that broke.
 func (p *pool) forget(c *poolConn) {
 	p.conns = slices.DeleteFunc(p.conns, func(o *poolConn) bool { return o == c })
+	if c.lane {
+		p.lostLane(c.served)
+	}
 }
 
 func (p *pool) dial(d *dialCall) {
@@ -190,11 +209,15 @@ func (p *pool) connect(ctx context.Context, alpn ...string) (*poolConn, error) {
 		_ = nc.Close()
 		return nil, p.dialError(err)
 	}
-	c := &poolConn{ClientConn: cc, net: nc, pool: p, http1: true, idleSince: time.Now()}
-	if t, ok := nc.(*tls.Conn); ok {
-		c.http1 = t.ConnectionState().NegotiatedProtocol != alpnHTTP2
+	return &poolConn{ClientConn: cc, net: nc, pool: p, http1: spoken(nc) != alpnHTTP2, idleSince: time.Now()}, nil
+}
+
+// spoken is the protocol that both ends agreed upon.
+func spoken(c net.Conn) string {
+	if t, ok := c.(*tls.Conn); ok {
+		return t.ConnectionState().NegotiatedProtocol
 	}
-	return c, nil
+	return ""
 }
 
 // cause says why c, which is closed, was closed. The server's opinion of our certificate comes after the handshake
@@ -247,6 +270,7 @@ func (p *pool) release(c *poolConn) {
 func (p *pool) closeIdle(before time.Time) int {
 	p.mu.Lock()
 	var gone []*poolConn
+	p.earned = 0
 	unused := func(c *poolConn) bool { return c.users == 0 && (c.idleSince.Before(before) || c.Err() != nil) }
 	p.idle = slices.DeleteFunc(p.idle, unused)
 	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {

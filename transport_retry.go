@@ -79,6 +79,8 @@ func (r *roundTrip) failed(u *use, err error, took time.Duration, reused bool) (
 		// One stream failed (a handler panicked), or the request can't be sent at all.
 		u.picked.Rejected(took)
 		return false
+	case u.conn.lane:
+		r.lane = false // HTTP/2 will tell what is wrong, if anything is
 	case reused && u.conn.http1:
 		// Closing an idle connection is a server's right, and may cross with a request.
 		r.stale = append(r.stale, u.picked.Key)

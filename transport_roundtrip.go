@@ -30,6 +30,7 @@ type roundTrip struct {
 	url       url.URL
 	body      *requestBody // nil when there is none
 	upgrade   bool
+	lane      bool // it may take one
 	use       use
 	response  responseBody
 
@@ -66,6 +67,7 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 			WroteHeaders: func() { r.delivered.Store(true) },
 		}))
 	}
+	r.lane = r.repeatable && r.body == nil && fitsLane(req)
 	r.out, r.url = *req, *req.URL
 	r.out.URL = &r.url
 	// TLS it is: a server may refuse the http scheme there (RFC 9113, section 8.3.1).
@@ -240,7 +242,7 @@ func (r *roundTrip) connect(view *endpointView, p *picked, fresh bool) (*poolCon
 		if r.upgrade {
 			c, err = pl.dialSolo(r.req.Context())
 		} else {
-			c, reused, err = pl.acquire(r.req.Context(), fresh)
+			c, reused, err = pl.acquire(r.req.Context(), fresh, r.lane)
 		}
 		if !errors.Is(err, errPoolGone) {
 			return c, reused, err

@@ -13,7 +13,7 @@ func (t *transport) pool(tg target, ep endpoint, view *endpointView) (*pool, err
 	key := poolKey{tg, ep}
 	p := t.pools[key]
 	if p == nil {
-		p = &pool{transport: t, target: tg, endpoint: ep}
+		p = &pool{transport: t, target: tg, endpoint: ep, price: lanePrice}
 		t.pools[key] = p
 	}
 	if t.sweeper == nil {
@@ -89,6 +89,9 @@ func (t *transport) close() {
 	t.closed = true
 	if t.sweeper != nil {
 		t.sweeper.Stop()
+	}
+	if t.watcher != nil {
+		t.watcher.Stop()
 	}
 	t.mu.Unlock()
 	t.cancel()

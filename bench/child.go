@@ -41,6 +41,9 @@ type reply struct {
 	Addrs  map[string]string `json:"addrs,omitempty"`
 	Usage  usage             `json:"usage,omitzero"`
 	Sample sample            `json:"sample,omitzero"`
+	// Open and Made are the connections of a server's HTTP services, now and ever.
+	Open int `json:"open,omitempty"`
+	Made int `json:"made,omitempty"`
 	// Began is when the rules' change began.
 	Began time.Time `json:"began,omitzero"`
 }

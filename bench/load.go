@@ -55,6 +55,7 @@ func kinds() map[string]func(clientEnd, load, int) (worker, error) {
 		"cut":    cutWorker,
 		"http1":  httpWorker(svcHTTP1),
 		"http2":  httpWorker(svcHTTP2),
+		"web":    httpWorker(svcWeb),
 		"grpc":   grpcWorker,
 		"stream": streamWorker,
 	}

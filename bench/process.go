@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ type process struct {
 	server serverEnd
 	client clientEnd
 	run    *run
+
+	open, made atomic.Int64 // connections of the HTTP services
 }
 
 func newProcess(s setup) (*process, error) {
@@ -26,29 +29,30 @@ func newProcess(s setup) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	name, web := heldTo(s.Contender)
 	// A sidecar's own two ends speak plaintext to the proxies.
 	stack := plaintext()
-	switch s.Contender {
+	switch name {
 	case nameTLS:
 		stack = cryptoTLS(m)
 	case nameSPIFFE:
 		stack = goSPIFFE(m)
 	}
 	switch {
-	case s.Role == "client" && s.Contender == nameOurs:
+	case s.Role == "client" && name == nameOurs:
 		var c clientEnd
 		if c, err = ourClient(m, s.Addrs); err == nil {
-			p.client = c.shared()
+			p.client = c.shared(web)
 		}
 	case s.Role == "client":
-		p.client = stack.clientEnd(s.Addrs).shared()
-	case s.Contender == nameOurs:
+		p.client = stack.clientEnd(s.Addrs).shared(web)
+	case name == nameOurs:
 		if p.server, err = ourServer(m); err == nil {
-			err = p.serve(svcRaw, svcCold, svcHTTP1, svcHTTP2, svcGRPC)
+			err = p.serve(svcRaw, svcCold, svcHTTP1, svcHTTP2, svcWeb, svcGRPC)
 		}
 	default:
 		p.server = stack.serverEnd()
-		err = p.serve(svcRaw, svcHTTP1, svcHTTP2, svcGRPC)
+		err = p.serve(svcRaw, svcHTTP1, svcHTTP2, svcWeb, svcGRPC)
 	}
 	return p, err
 }
@@ -80,16 +84,28 @@ func (p *process) serveHTTP(service string, ln net.Listener) {
 		h = p.server.wrap(service, h)
 	}
 	s := &http.Server{Handler: h, Protocols: new(http.Protocols)} //nolint:gosec // it serves the bench alone
-	s.Protocols.SetHTTP1(service == svcHTTP1)
-	s.Protocols.SetHTTP2(service == svcHTTP2)
+	s.Protocols.SetHTTP1(service != svcHTTP2)
+	s.Protocols.SetHTTP2(service != svcHTTP1)
 	s.Protocols.SetUnencryptedHTTP2(service == svcHTTP2)
+	s.ConnState = p.count
 	_ = s.Serve(ln)
+}
+
+// count follows how many connections the HTTP services have open.
+func (p *process) count(_ net.Conn, s http.ConnState) {
+	switch s { //nolint:exhaustive // the others are in between
+	case http.StateNew:
+		p.made.Add(1)
+		p.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		p.open.Add(-1)
+	}
 }
 
 func (p *process) do(c command) (reply, error) {
 	switch c.Op {
 	case "usage":
-		return reply{Usage: ownUsage()}, nil
+		return reply{Usage: ownUsage(), Open: int(p.open.Load()), Made: int(p.made.Load())}, nil
 	case "settle":
 		debug.FreeOSMemory()
 		return reply{}, nil

@@ -140,7 +140,7 @@ func (o outcome) markdown(b *strings.Builder) {
 		return
 	}
 	figures := []string{o.Headline}
-	for _, f := range []string{figTime, figP50, figP99, figWorst, figApply, figByAlone, figPause, figCalm, figClient, figModules, figRule, figCPU, figAllocs, figMemory} {
+	for _, f := range []string{figTime, figP50, figP99, figWorst, figApply, figByAlone, figPause, figCalm, figClient, figModules, figRule, figCPU, figAllocs, figOpen, figMade, figMemory} {
 		if _, ok := o.Rows[0].Median[f]; ok && f != o.Headline {
 			figures = append(figures, f)
 		}

@@ -19,6 +19,7 @@ const (
 	svcRaw   = "raw"
 	svcHTTP1 = "http1"
 	svcHTTP2 = "http2"
+	svcWeb   = "web" // both of them, for the client to choose
 	svcGRPC  = "grpc"
 	svcCold  = "cold" // raw again, for a contender that reuses connections otherwise
 )
@@ -30,6 +31,8 @@ func alpn(service string) []string {
 		return []string{"http/1.1"}
 	case svcHTTP2, svcGRPC:
 		return []string{"h2"}
+	case svcWeb:
+		return []string{"h2", "http/1.1"}
 	}
 	return nil
 }
@@ -54,20 +57,21 @@ type clientEnd struct {
 	grpc func() (*grpc.ClientConn, error)
 }
 
-// shared makes all workers, of all rounds, use the same clients and channel.
-func (c clientEnd) shared() clientEnd {
-	type web struct {
+// shared makes all workers, of all rounds, use the same clients and channel. Calls of svcWeb go to web instead.
+func (c clientEnd) shared(web string) clientEnd {
+	type caller struct {
 		client *http.Client
 		url    string
 	}
-	webs := make(map[string]web)
-	for _, service := range []string{svcHTTP1, svcHTTP2} {
+	callers := make(map[string]caller)
+	for _, service := range []string{svcHTTP1, svcHTTP2, svcWeb} {
 		client, url := c.http(service)
-		webs[service] = web{client, url}
+		callers[service] = caller{client, url}
 	}
+	callers[svcWeb] = callers[web]
 	return clientEnd{
 		dial: c.dial, cold: c.cold,
-		http: func(service string) (*http.Client, string) { return webs[service].client, webs[service].url },
+		http: func(service string) (*http.Client, string) { return callers[service].client, callers[service].url },
 		grpc: sync.OnceValues(c.grpc),
 	}
 }
@@ -139,14 +143,12 @@ func (s secure) clientEnd(addrs map[string]string) clientEnd {
 			t := &http.Transport{MaxIdleConnsPerHost: maxInFlight, DisableCompression: true, Protocols: new(http.Protocols)}
 			t.TLSClientConfig = s.client(alpn(service))
 			scheme := "https"
-			switch plain := t.TLSClientConfig == nil; {
-			case plain:
+			t.Protocols.SetHTTP1(service != svcHTTP2)
+			if t.TLSClientConfig == nil {
 				scheme = "http"
 				t.Protocols.SetUnencryptedHTTP2(service == svcHTTP2)
-				t.Protocols.SetHTTP1(service == svcHTTP1)
-			default:
-				t.Protocols.SetHTTP2(service == svcHTTP2)
-				t.Protocols.SetHTTP1(service == svcHTTP1)
+			} else {
+				t.Protocols.SetHTTP2(service != svcHTTP1)
 			}
 			return &http.Client{Transport: t}, scheme + "://" + addrs[service]
 		},

@@ -105,6 +105,7 @@ func workloads() []workload {
 				figTime, load{Kind: proto, Size: 1 << 10, InFlight: n}, n == 16, goals...))
 		}
 	}
+	all = append(all, versionWorkloads()...)
 	for _, n := range []int{1, 16, 64, 256} {
 		all = append(all, loadWorkload(fmt.Sprintf("grpc/%d", n), fmt.Sprintf("gRPC, unary call of 1 KiB with rules: %d in flight", n),
 			figTime, load{Kind: "grpc", Size: 1 << 10, InFlight: n}, n == 16, ours(figTime, nameTLS, 1/0.97), added(figAllocs, nameTLS, 2)))
