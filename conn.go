@@ -28,6 +28,7 @@ type conn struct {
 
 	release picked // what balancing is told when it is closed; none if it is not counted
 	counted bool
+	verdict atomic.Int32 // what it is told, see reckon
 }
 
 // NetConn returns the connection below TLS, as (*tls.Conn).NetConn does.
@@ -92,16 +93,17 @@ func (c *conn) nextData() error {
 	l := c.link
 	for l.left == 0 {
 		if l.ended {
-			return io.EOF
+			return c.reckon(io.EOF)
 		}
 		f, err := l.readFrame()
 		if err != nil {
-			return err
+			return c.reckon(err)
 		}
 		switch {
 		case f.frameType == frameData && f.epoch == c.epoch:
 			if l.left = f.n; f.n > 0 {
 				c.empty = 0
+				_ = c.reckon(nil)
 			} else if c.empty++; c.empty > maxEmpty {
 				l.readErr = errProtocol
 			}

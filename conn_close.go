@@ -24,7 +24,7 @@ func (c *conn) Close() error {
 		return err
 	}
 	if c.counted {
-		defer c.release.Done()
+		defer c.account()
 	}
 	if l.failure.Load() != nil {
 		return nil // reset closes it, once the peer has been told

@@ -68,14 +68,19 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 				return nil, &DialError{Service: t.service, Port: t.port, Addr: p.Key.addr.String(), Attempts: len(tried), Err: d}
 			}
 		}
+		start := time.Now()
 		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
 		if err == nil {
-			p.Succeeded(0)
+			p.Reached(0)
 			countUntilClose(c, p)
 			return c, nil
 		}
-		if ctx.Err() == nil && m.ctx.Err() == nil {
+		switch {
+		case m.ctx.Err() != nil:
+		case ctx.Err() == nil:
 			p.Failed()
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			p.Rejected(time.Since(start)) // the caller was in a hurry, or the endpoint hangs
 		}
 		p.Done()
 		tried, last = append(tried, p.Key), err

@@ -16,14 +16,23 @@ type use struct {
 	picked picked
 	conn   *poolConn
 	ctx    context.Context // the request's
+	well   bool            // it was a success, should the body not break off
 	once   sync.Once
 }
 
 // end is called when the response's body has ended, with the error if there was one.
 func (u *use) end(err error) {
 	u.once.Do(func() {
-		if err != nil && !errors.Is(err, io.EOF) && u.ctx.Err() == nil && u.conn.Err() != nil {
+		switch {
+		case err == nil, errors.Is(err, io.EOF):
+			if u.well {
+				u.picked.Succeeded(0)
+			}
+		case u.ctx.Err() != nil:
+		case u.conn.Err() != nil && !u.conn.lane:
 			u.picked.Failed()
+		default: // of a lane nobody knows whether it was the endpoint or the handler
+			u.picked.Rejected(0)
 		}
 		u.finish()
 	})

@@ -155,9 +155,13 @@ func (r *roundTrip) pick() (_ picked, fresh bool, err error) {
 // try makes one attempt; again says that another one is safe.
 func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Response, again bool, err error) {
 	ctx := r.req.Context()
+	start := time.Now()
 	c, reused, err := r.connect(view, p, fresh)
 	if err != nil {
 		again = ctx.Err() == nil && !errors.Is(err, ErrClosed)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			p.Rejected(time.Since(start)) // it hangs, perhaps
+		}
 		if again {
 			if !speaksOther(err) {
 				p.Failed()
@@ -177,7 +181,7 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 	if r.body != nil {
 		out.Body = r.body
 	}
-	start := time.Now()
+	start = time.Now()
 	resp, err := c.RoundTrip(out)
 	took := time.Since(start)
 	u.picked, u.conn, u.ctx = *p, c, ctx
@@ -196,13 +200,17 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 	if denied {
 		r.transport.refused(r.target, p.Key.addr, resp)
 	}
-	if resp.StatusCode >= 500 || denied {
+	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || denied {
 		u.picked.Rejected(took)
 	} else {
 		if !reused {
 			took = 0 // setting up HTTP/2 is not the endpoint's usual latency
 		}
-		u.picked.Succeeded(took)
+		if u.well = !endsWithHeader(resp); u.well {
+			u.picked.Reached(took)
+		} else {
+			u.picked.Succeeded(took)
+		}
 	}
 	return resp, false, nil
 }

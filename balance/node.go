@@ -13,9 +13,11 @@ const (
 	floor = float64(2 * time.Millisecond)
 	// ceiling bounds what one sample, a long poll for instance, can say.
 	ceiling = float64(time.Second)
-	// penalty bounds what rejections alone add up to. It is forgotten within two seconds: long enough to
+	// One outcome counts for a quarter of the health, which has a least value. Illness is forgotten e-fold in a second: long enough to
 	// keep traffic away, short enough that an endpoint which lagged behind a change of the rules comes back.
-	penalty = 32 * floor
+	outcome     = 0.25
+	leastHealth = 1. / 32
+	healing     = float64(time.Second)
 	// memory is how many times its own length a latency is remembered.
 	memory = 8
 	// noise is the ratio of costs that makes a difference.
@@ -36,6 +38,10 @@ type node struct {
 
 	outage atomic.Uint64 // counts ejections
 
+	// ill is, as float64 bits, which part of the outcomes of late were rejections, when judged; 0 is perfect health, the usual case.
+	ill    atomic.Uint64
+	judged atomic.Int64
+
 	mu       sync.Mutex // serialises writes to all but inflight and probing
 	failures uint       // ejections in a row
 }
@@ -55,8 +61,10 @@ func newNode(latency float64, c clock) *node {
 
 func (n *node) latency() float64 { return math.Float64frombits(n.ewma.Load()) }
 
-// cost returns the promised time until one more request is done, in ns, and how much of the
-// endpoint's capacity is in use.
+// cost returns the promised time until one more request is done well, in ns, and how much of the
+// endpoint's capacity is in use. Both grow with the square of 1/health: in a closed loop an endpoint that rejects a part of its requests
+// at once is free again as much sooner (Little's law), so that the first power would give it its fair share of requests, and the
+// second one leaves it with the healthy part of that.
 func (n *node) cost(per float64) (cost, load float64) {
 	lat := n.latency()
 	inflight := n.inflight.Load()
@@ -64,7 +72,42 @@ func (n *node) cost(per float64) (cost, load float64) {
 		lat = max(floor, lat*n.remembered(lat, n.clock.now()))
 	}
 	load = float64(inflight) * per
+	if ill := n.illness(); ill > 0 {
+		times := 1 / ((1 - ill) * (1 - ill))
+		return lat * (load + 1) * times, load * times
+	}
 	return lat * (load + 1), load
+}
+
+// illness is what is not forgotten of ill. It reads the clock only if there is some.
+func (n *node) illness() float64 {
+	bits := n.ill.Load()
+	if bits == 0 {
+		return 0
+	}
+	return math.Float64frombits(bits) * math.Exp(-float64(max(n.clock.now()-n.judged.Load(), 0))/healing)
+}
+
+// judge takes an outcome into the health. The caller holds mu.
+func (n *node) judge(well bool) {
+	ill := n.illness()
+	if ill *= 1 - outcome; !well {
+		ill = min(ill+outcome, 1-leastHealth)
+	}
+	if ill < 0.01 {
+		ill = 0
+	}
+	n.judged.Store(n.clock.now())
+	n.ill.Store(math.Float64bits(ill))
+}
+
+// succeed takes a success into the health, of which the usual case has nothing to gain.
+func (n *node) succeed() {
+	if n.ill.Load() != 0 {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.judge(true)
+	}
 }
 
 // remembered returns how much of a latency still counts now, within [0, 1].
@@ -96,12 +139,14 @@ func (n *node) sample(d float64, now int64) {
 	n.set(max(old*w+d*(1-w), (old+d)/2), now)
 }
 
-// reject makes the endpoint less attractive although it answered, however fast.
+// reject makes the endpoint less attractive although it answered. That it did so fast says nothing good of it.
 func (n *node) reject(d float64, now int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	lat := n.latency()
-	n.set(min(max(lat, min(2*lat, penalty), d), ceiling), now)
+	if d > n.latency() {
+		n.set(min(d, ceiling), now)
+	}
+	n.judge(false)
 }
 
 func (n *node) set(latency float64, now int64) {

@@ -11,6 +11,9 @@
 // forgotten in about 0.1 s; the benefit of having been forgotten goes to one request at a time; and
 // differences below a factor of two, or below 2 ms, are noise.
 //
+// An endpoint that rejects part of its requests gets less of them, however fast it does so; one that rejects them all gets next to none,
+// while others do better, and has its share again a second or two after it stopped.
+//
 // An endpoint that failed is ejected for 1, 2, 4 … 30 seconds, then gets one request at a time
 // until one succeeds. Ejection never empties a set: when every endpoint is ejected, the one
 // that is due back first is used.

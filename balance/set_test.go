@@ -209,7 +209,7 @@ func TestFastRefusalsDoNotAttract(t *testing.T) {
 			pass(5 * time.Millisecond)
 			p.Succeeded(5 * time.Millisecond)
 		})
-		between(t, "refusing", got["refusing"], 1, 40)
+		between(t, "refusing", got["refusing"], 1, 80)
 	})
 }
 
