@@ -26,14 +26,15 @@ const (
 )
 
 // fitsLane reports whether a request, which may be repeated and has no body, means the same over HTTP/1.1: what HTTP/2 has no
-// place for (RFC 9113, section 8.2.2) must not begin to mean something, nor what it asks for get lost.
+// place for (RFC 9113, section 8.2.2) must not begin to mean something, however it is spelled (net/http sends such spellings as they
+// are, and a length would make the next request a body), nor what it asks for get lost.
 func fitsLane(req *http.Request) bool {
-	if req.Close || req.Method == http.MethodConnect || len(req.TransferEncoding)+len(req.Trailer) > 0 {
+	if req.Close || req.Method == http.MethodConnect || req.URL.Opaque != "" || len(req.TransferEncoding)+len(req.Trailer) > 0 {
 		return false
 	}
 	for k := range req.Header {
-		switch k {
-		case "Connection", "Expect", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		switch http.CanonicalHeaderKey(k) {
+		case "Connection", "Content-Length", "Expect", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
 			return false
 		}
 	}

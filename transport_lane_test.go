@@ -53,6 +53,8 @@ func TestLaneIsEarnedAndUsed(t *testing.T) {
 			"TE":               func(r *http.Request) { r.Header.Set("TE", "trailers") },
 			"Expect":           func(r *http.Request) { r.Header.Set("Expect", "100-continue") },
 			"Connection":       func(r *http.Request) { r.Header.Set("Connection", "close") },
+			"a spelling":       func(r *http.Request) { r.Header["transfer-encoding"] = []string{"chunked"} },
+			"a length":         func(r *http.Request) { r.Header["content-length"] = []string{"5"} },
 			"Close":            func(r *http.Request) { r.Close = true },
 			"trailers to come": func(r *http.Request) { r.Trailer = http.Header{"X": nil} },
 		} {
