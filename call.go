@@ -12,8 +12,8 @@ import (
 // not copied. For adapters.
 type Call struct {
 	callContext
-	inflight
 
+	request  *inflight // nil when it is over
 	protocol CallProtocol
 	conn     *serverConn
 	gone     chan struct{} // closed by End when the call has been cut
@@ -41,8 +41,10 @@ func (m *Mesh) Admit(ctx context.Context, from Peer, r *policy.Request, p CallPr
 		return err
 	}
 	c.parent, c.peer = ctx, &sc.net.peer
-	c.req, c.of, c.protocol, c.conn = *r, c, p, sc
-	if d := sc.admit(ctx, &c.inflight); d != nil {
+	c.protocol, c.conn, c.request = p, sc, m.newInflight(c)
+	c.request.req = *r
+	if d := sc.admit(ctx, c.request); d != nil {
+		c.request = nil
 		return d
 	}
 	return nil
@@ -50,7 +52,11 @@ func (m *Mesh) Admit(ctx context.Context, from Peer, r *policy.Request, p CallPr
 
 // End says that the call is over, and cancels its context. After the first time it does nothing.
 func (c *Call) End() {
-	c.conn.end(&c.inflight)
+	if c.request == nil {
+		return
+	}
+	c.conn.end(c.request)
+	c.request = nil
 	c.finish()
 	if c.gone != nil { // nobody sets it any more
 		close(c.gone)

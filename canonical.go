@@ -16,6 +16,9 @@ func (e badRequest) Error() string { return string(e) }
 // clean, decode again or cut off is refused.
 func canonicalPath(r *http.Request) (string, error) {
 	p := r.URL.Path
+	if r.URL.RawPath == "" && isPlainPath(p) {
+		return p, nil
+	}
 	if p == "*" && r.Method == http.MethodOptions {
 		return p, nil
 	}
@@ -52,6 +55,49 @@ func canonicalPath(r *http.Request) (string, error) {
 	return p, nil
 }
 
+// Most paths and hosts are known to have one reading after one look. What the next two say no to may still have one.
+
+// isPlainPath reports whether a path is segments of letters, digits and a few marks, with dots in them, but not in front.
+func isPlainPath(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	start := true // of a segment
+	for i := 1; i < len(p); i++ {
+		switch c := p[i]; {
+		case isPlain(c) || c >= 'A' && c <= 'Z' || c == '~':
+			start = false
+		case start:
+			return false
+		case c == '/':
+			start = true
+		case c != '.':
+			return false
+		}
+	}
+	return true
+}
+
+// isPlainHost reports whether a host is canonical: labels in lower case, with dots between them.
+func isPlainHost(h string) bool {
+	start := true // of a label
+	for i := range len(h) {
+		switch {
+		case isPlain(h[i]):
+			start = false
+		case h[i] != '.' || start:
+			return false
+		default:
+			start = true
+		}
+	}
+	return !start
+}
+
+func isPlain(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
+
 func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
@@ -59,8 +105,8 @@ func isHex(c byte) bool {
 // canonicalHost returns the host in lower case, without port, final dot and an IPv6 address's brackets. It is empty when the
 // request names none.
 func canonicalHost(h string) (string, error) {
-	if h == "" {
-		return "", nil
+	if h == "" || isPlainHost(h) {
+		return h, nil
 	}
 	if v6, port, ok := strings.Cut(h, "]"); ok {
 		addr, err := netip.ParseAddr(strings.TrimPrefix(v6, "["))

@@ -3,7 +3,6 @@ package mesh
 import (
 	"iter"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,8 +14,10 @@ import (
 // connTable holds every accepted connection, so that no connection is open and unknown. Those about which the rules are asked
 // the very same question are a group: however many there are, it is asked once.
 type connTable struct {
+	conns sync.Map // *serverConn by the pointer that netConn.local is; each request looks here
+
 	mu     sync.Mutex
-	conns  map[net.Addr]*serverConn // by the pointer that netConn.local is
+	n      int // how many conns has
 	groups map[connKey]*connGroup
 	closed bool
 	idle   chan struct{} // closed when the table is empty and closed
@@ -45,10 +46,7 @@ func (k connKey) request(service string) *policy.Request {
 }
 
 func newConnTable() *connTable {
-	return &connTable{
-		conns: make(map[net.Addr]*serverConn), groups: make(map[connKey]*connGroup),
-		idle: make(chan struct{}),
-	}
+	return &connTable{groups: make(map[connKey]*connGroup), idle: make(chan struct{})}
 }
 
 // add fails when the mesh is closing.
@@ -58,8 +56,9 @@ func (t *connTable) add(sc *serverConn) bool {
 	if t.closed {
 		return false
 	}
-	t.conns[sc.net.local] = sc
 	t.join(sc)
+	t.n++
+	t.conns.Store(sc.net.local, sc)
 	return true
 }
 
@@ -96,7 +95,7 @@ func (t *connTable) leave(sc *serverConn) {
 func (t *connTable) refuse(sc *serverConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, open := t.conns[sc.net.local]; open {
+	if t.find(sc.net.local) == sc {
 		t.leave(sc)
 		sc.key.refused = true
 		t.join(sc)
@@ -106,13 +105,14 @@ func (t *connTable) refuse(sc *serverConn) {
 func (t *connTable) remove(sc *serverConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.conns, sc.net.local)
+	t.conns.Delete(sc.net.local)
+	t.n--
 	t.leave(sc)
 	t.checkIdle()
 }
 
 func (t *connTable) checkIdle() {
-	if t.closed && len(t.conns) == 0 {
+	if t.closed && t.n == 0 {
 		select {
 		case <-t.idle:
 		default:
@@ -131,9 +131,12 @@ func (t *connTable) close() <-chan struct{} {
 }
 
 func (t *connTable) all() []*serverConn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return collect(maps.Values(t.conns), len(t.conns))
+	var all []*serverConn
+	t.conns.Range(func(_, sc any) bool {
+		all = append(all, sc.(*serverConn))
+		return true
+	})
+	return all
 }
 
 // keys returns those of all groups.
@@ -156,9 +159,9 @@ func (t *connTable) group(k connKey) (policy.Authorizer, []*serverConn) {
 
 func collect[T any](seq iter.Seq[T], n int) []T { return slices.AppendSeq(make([]T, 0, n), seq) }
 
-// find returns the connection whose LocalAddr a is.
-func (t *connTable) find(a net.Addr) *serverConn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.conns[a]
+// find returns the connection whose LocalAddr is the one given; nil for anything else.
+func (t *connTable) find(local any) *serverConn {
+	v, _ := t.conns.Load(local)
+	sc, _ := v.(*serverConn)
+	return sc
 }

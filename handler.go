@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -59,12 +58,7 @@ func (m *Mesh) serve(w http.ResponseWriter, r *http.Request, h http.Handler, sc 
 		return
 	}
 	defer c.returned()
-	dup := r.WithContext(c)
-	dup.Host = c.req.Host
-	if r.URL.Host != "" {
-		dup.URL.Host = c.req.Host // the target was in the absolute form
-	}
-	h.ServeHTTP(w, dup)
+	h.ServeHTTP(w, &c.request)
 }
 
 // admitHTTP decides a request, and answers it if it is refused; then it returns nil.
@@ -75,30 +69,29 @@ func (sc *serverConn) admitHTTP(w http.ResponseWriter, r *http.Request) *webCall
 		sc.refuseAmbiguous(w, r, err)
 		return nil
 	}
-	select {
-	case <-sc.mesh.draining:
+	if sc.mesh.drainingSince.Load() != nil {
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
-	default:
 	}
-	c := &webCall{conn: sc, w: w, r: r}
+	c := &webCall{w: w}
 	c.parent, c.peer = r.Context(), &sc.net.peer
-	c.req.Layer, c.req.Method, c.req.Path, c.req.Host, c.req.Header = policy.LayerHTTP, r.Method, path, host, r.Header
-	c.of, c.borrowed = c, true
-	if d := sc.admit(c.parent, &c.inflight); d != nil {
+	f := sc.mesh.newInflight(c)
+	f.req.Layer, f.req.Method, f.req.Path, f.req.Host, f.req.Header = policy.LayerHTTP, r.Method, path, host, r.Header
+	f.borrowed, c.under = true, f
+	if d := sc.admit(c.parent, f); d != nil {
 		writeDenied(w, r, d)
 		return nil
 	}
+	c.take(r)
 	return c
 }
 
 // dropClaims removes what could pass for the identity of the caller, or for another host.
 func dropClaims(h http.Header) {
 	for k := range h {
-		if claims.Has(k) {
+		if k == "Host" || claims.Has(k) { // beside :authority, HTTP/2 can carry another host
 			delete(h, k)
 		}
 	}
-	delete(h, "Host") // beside :authority, HTTP/2 can carry another one
 }
 
 func (sc *serverConn) refuseAmbiguous(w http.ResponseWriter, r *http.Request, err error) {
@@ -111,11 +104,7 @@ func (sc *serverConn) refuseAmbiguous(w http.ResponseWriter, r *http.Request, er
 // connOf finds the connection that a request came by: net/http puts its local address into the context, and ours is
 // unique to the connection.
 func (m *Mesh) connOf(ctx context.Context) *serverConn {
-	a, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return nil
-	}
-	return m.conns.find(a)
+	return m.conns.find(ctx.Value(http.LocalAddrContextKey))
 }
 
 // flushTime is left to the server, after a handler has returned, to send the rest of its response.
@@ -124,7 +113,7 @@ const flushTime = 200 * time.Millisecond
 // closeIfIdle closes a connection that [Mesh.Handler] serves and that has no request under way. It leaves alone
 // what it knows nothing of: raw connections and gRPC's.
 func (sc *serverConn) closeIfIdle() {
-	if busy, end := sc.busy(); !busy && !end.IsZero() && time.Since(end) > flushTime {
+	if end := sc.idleSince(); !end.IsZero() && time.Since(end) > flushTime {
 		_ = sc.net.Close()
 	}
 }
@@ -139,14 +128,20 @@ func (sc *serverConn) close() error {
 	return sc.net.Close()
 }
 
-var standardMethods = []string{ //nolint:gochecknoglobals // a constant list
-	"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE",
+func isStandard(method string) bool {
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE":
+		return true
+	}
+	return false
 }
 
 // canonical returns the one reading of a request's path and host, or an error when there are several.
 func canonical(r *http.Request) (path, host string, err error) {
-	if up := strings.ToUpper(r.Method); up != r.Method && slices.Contains(standardMethods, up) {
-		return "", "", badRequest("method " + up + " is not in upper case")
+	if !isStandard(r.Method) {
+		if up := strings.ToUpper(r.Method); isStandard(up) {
+			return "", "", badRequest("method " + up + " is not in upper case")
+		}
 	}
 	if r.ProtoMajor > 1 && r.URL.IsAbs() {
 		return "", "", badRequest("the path has a host of its own")

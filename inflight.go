@@ -22,6 +22,18 @@ type inflight struct {
 	deciding, again bool
 	// borrowed says that req.Header is the handler's as soon as the request is let in.
 	borrowed bool
+	// shared says that whoever decides it again may look at it when it is over. Only one that isn't is used for another request.
+	shared bool
+}
+
+// newInflight returns one that the caller fills in and gives to admit.
+func (m *Mesh) newInflight(of requestOwner) *inflight {
+	f, _ := m.inflights.Get().(*inflight)
+	if f == nil {
+		f = new(inflight)
+	}
+	f.of = of
+	return f
 }
 
 // requestOwner is what a request is to its protocol.
@@ -33,7 +45,7 @@ type requestOwner interface {
 }
 
 // admit registers a request and then decides it, in this order: a change of the rules at any moment finds it. The caller
-// owes end, unless the request is denied.
+// owes end, unless the request is denied, and does not use f after either.
 func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 	sc.fill(&f.req)
 	f.req.Tokens = sc.mesh.cfg.Tokens
@@ -69,8 +81,8 @@ func (sc *serverConn) admit(ctx context.Context, f *inflight) *DeniedError {
 }
 
 func (sc *serverConn) refused(ctx context.Context, f *inflight, d *DeniedError) {
-	sc.end(f)
 	sc.mesh.decisions.denied(ctx, d, &f.req, sc.net.peer)
+	sc.end(f)
 }
 
 func (sc *serverConn) list(f *inflight) {
@@ -123,18 +135,27 @@ func (sc *serverConn) limit(f *inflight, until time.Time) {
 		f.timer = nil
 	}
 	if f.listed && !until.IsZero() {
+		f.shared = true
 		f.timer = time.AfterFunc(time.Until(until), func() { sc.recheckRequest(sc.mesh.ctx, f) })
 	}
 }
 
-// end forgets a request that is over.
+// end forgets a request that is over, and takes f.
 func (sc *serverConn) end(f *inflight) {
 	sc.mu.Lock()
-	defer sc.mu.Unlock()
 	sc.unlist(f)
-	sc.lastEnd = time.Now()
+	sc.served = true
+	if sc.mesh.drainingSince.Load() != nil {
+		sc.lastEnd = time.Now() // which takes longer than all else here
+	}
 	if f.timer != nil {
 		f.timer.Stop()
+	}
+	shared := f.shared
+	sc.mu.Unlock()
+	if !shared {
+		*f = inflight{}
+		sc.mesh.inflights.Put(f)
 	}
 }
 
@@ -154,6 +175,7 @@ func (sc *serverConn) recheckRequests(ctx context.Context) {
 		if f.deciding {
 			f.again = true
 		} else {
+			f.shared = true
 			all = append(all, f)
 		}
 	}
@@ -203,9 +225,17 @@ func (sc *serverConn) cutRequest(ctx context.Context, f *inflight, d *DeniedErro
 	f.of.cut(d)
 }
 
-// busy reports whether requests are under way, and when the last one ended; the zero time is never.
-func (sc *serverConn) busy() (bool, time.Time) {
+// idleSince returns when the last request ended, once the mesh drains: not before it began to. The zero time is never, or that
+// requests are under way.
+func (sc *serverConn) idleSince() time.Time {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	return sc.inflight != nil, sc.lastEnd
+	start := sc.mesh.drainingSince.Load()
+	switch {
+	case !sc.served || sc.inflight != nil || start == nil:
+		return time.Time{}
+	case sc.lastEnd.IsZero():
+		return *start
+	}
+	return sc.lastEnd
 }

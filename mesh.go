@@ -100,6 +100,7 @@ type Mesh struct {
 	dialed        dialedConns
 	farewells     farewells
 	warm          warm
+	inflights     sync.Pool // of *inflight
 	generation    atomic.Pointer[generation]
 	announced     bool // the identity announces changes of the trust bundle
 	refusals      refusals
@@ -109,7 +110,9 @@ type Mesh struct {
 	keys          poolKeys
 	ready         readiness
 
-	draining  chan struct{}
+	draining      chan struct{}
+	drainingSince atomic.Pointer[time.Time] // nil before draining is closed: for those who ask often
+
 	drainOnce sync.Once
 	closeOnce sync.Once
 	closers   []func(context.Context) error // what Join made, in order; closed in reverse

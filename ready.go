@@ -65,6 +65,8 @@ func (m *Mesh) drains() {
 	m.drainOnce.Do(func() {
 		m.ready.mu.Lock()
 		defer m.ready.mu.Unlock()
+		now := time.Now()
+		m.drainingSince.Store(&now)
 		close(m.draining)
 		if m.ready.changed != nil {
 			close(m.ready.changed)

@@ -28,7 +28,8 @@ type serverConn struct {
 	mu       sync.Mutex
 	inflight *inflight // requests under way, the newest first
 	upgraded *inflight // one of them, kept after its handler returned
-	lastEnd  time.Time // when the last of them ended
+	served   bool      // some have ended
+	lastEnd  time.Time // when the last of them ended, if that was while the mesh drained
 }
 
 // register makes the connection known until it is closed. It fails when the mesh is closing.

@@ -6,14 +6,26 @@ import (
 	"time"
 )
 
-// webCall is an HTTP request under way, and its context.
+// webCall is the request that a handler gets, and its context: one object. Whoever keeps one keeps both, and may for as long as he likes.
 type webCall struct {
 	callContext
-	inflight
 
-	conn *serverConn
-	w    http.ResponseWriter
-	r    *http.Request
+	under   *inflight
+	w       http.ResponseWriter
+	one     bool // HTTP/1: one request at a time
+	upgrade bool // the connection may outlive the handler
+	request http.Request
+}
+
+// take makes the request that the handler gets of the one that came in.
+func (c *webCall) take(r *http.Request) {
+	c.one = r.ProtoMajor < 2
+	c.upgrade = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
+	c.request = *r.WithContext(c) // on the stack, since it is inlined
+	c.request.Host = c.under.req.Host
+	if r.URL.Host != "" {
+		r.URL.Host = c.request.Host // the target was in the absolute form
+	}
 }
 
 // header returns nothing: what the request came with is in req until it is let in, and the handler's from then on.
@@ -21,8 +33,8 @@ func (c *webCall) header() http.Header { return nil }
 
 func (c *webCall) cut(d *DeniedError) {
 	c.wake().cancel(d)
-	if c.r.ProtoMajor < 2 {
-		_ = c.conn.net.Close() // one request at a time: the connection is the request
+	if c.one {
+		_ = c.peer.conn.net.Close() // the connection is the request
 		return
 	}
 	// The handler has not returned, or the request would be gone: the stream is there to be reset.
@@ -33,10 +45,10 @@ func (c *webCall) cut(d *DeniedError) {
 
 // returned says that the handler has.
 func (c *webCall) returned() {
-	if c.r.ProtoMajor == 1 && c.r.Header["Upgrade"] != nil && strings.Contains(strings.ToLower(c.r.Header.Get("Connection")), "upgrade") {
-		c.conn.keep(&c.inflight)
+	if c.upgrade {
+		c.peer.conn.keep(c.under)
 		return
 	}
-	c.conn.end(&c.inflight)
+	c.peer.conn.end(c.under)
 	c.finish()
 }

@@ -177,17 +177,24 @@ func matchTemplate(segs []segment, path string) bool {
 			return false
 		}
 		path = path[1:]
-		if seg.kind == rest {
+		switch seg.kind {
+		case rest:
 			return true
+		case literal: // what follows it is looked at next
+			if !strings.HasPrefix(path, seg.text) {
+				return false
+			}
+			path = path[len(seg.text):]
+		case one:
+			n := strings.IndexByte(path, '/')
+			if n < 0 {
+				n = len(path)
+			}
+			if n == 0 {
+				return false
+			}
+			path = path[n:]
 		}
-		part := path
-		if i := strings.IndexByte(path, '/'); i >= 0 {
-			part = path[:i]
-		}
-		if seg.kind == one && part == "" || seg.kind == literal && part != seg.text {
-			return false
-		}
-		path = path[len(part):]
 	}
 	return path == ""
 }

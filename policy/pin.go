@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -56,7 +57,9 @@ type pinnedRules struct {
 	engine      *Engine
 	scope       *scope
 	deny, allow []*bucket
+	query       query    // of any request, but for the request
 	connection  Decision // at LayerConnection
+	requests    Decision // of every request whatever it asks for, if it is an Allow
 }
 
 // renew looks the rules up in another engine. Several at once do the same.
@@ -69,6 +72,12 @@ func (p *pin) renew(e *Engine) *pinnedRules {
 			for s := rules.scope; s != nil; s = s.parent {
 				rules.deny = s.deny.buckets(&q, rules.deny)
 				rules.allow = s.allow.buckets(&q, rules.allow)
+			}
+			rules.query = q
+			rules.query.Request = nil
+			if !rules.scope.recorded && sameForAll(rules.deny) && sameForAll(rules.allow) {
+				r.Layer = LayerHTTP
+				rules.requests = rules.decide(&r)
 			}
 		}
 	}
@@ -87,12 +96,22 @@ func (p *pin) Authorize(ctx context.Context, r *Request) Decision {
 	case r.Layer == LayerConnection && r.Deferred == p.deferred:
 		return rules.connection
 	case rules.scope != nil && (r.Layer == LayerHTTP || r.Layer == LayerGRPC):
-		q := rules.engine.query(r)
-		d := Decision{Rule: -1, Layer: r.Layer}
-		rules.engine.decide(&d, &q, rules.scope, rules)
-		return d
+		if rules.requests.Verdict == Allow {
+			d := rules.requests
+			d.Layer = r.Layer
+			return d
+		}
+		return rules.decide(r)
 	}
 	return rules.engine.Authorize(ctx, r)
+}
+
+// decide decides a request of the connection.
+func (p *pinnedRules) decide(r *Request) Decision {
+	q, d := p.query, Decision{Rule: -1, Layer: r.Layer}
+	q.Request = r
+	p.engine.decide(&d, &q, p.scope, p)
+	return d
 }
 
 // find is that of the scope, without looking it up.
@@ -107,4 +126,15 @@ func (p *pinnedRules) find(a Action, q *query) *compiledRule {
 		}
 	}
 	return nil
+}
+
+// sameForAll reports whether the rules do not look at the requests of a connection, only at the connection.
+func sameForAll(buckets []*bucket) bool {
+	looks := func(c clause) bool { return c.rule != nil && c.rule.looksAtRequests() }
+	for _, b := range buckets {
+		if looks(b.first) || b.more != nil && slices.ContainsFunc(b.more.all, looks) {
+			return false
+		}
+	}
+	return true
 }

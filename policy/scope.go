@@ -94,6 +94,13 @@ func (s *scope) done(seed maphash.Seed) {
 	}
 }
 
+// looksAtRequests reports whether two requests of one connection can differ to the rule.
+func (r *compiledRule) looksAtRequests() bool {
+	return r.looksAtHeaders() || slices.ContainsFunc(r.to, func(o operationMatch) bool {
+		return slices.ContainsFunc(o, func(t test) bool { return t.field != fieldPorts })
+	})
+}
+
 func (r *compiledRule) looksAtHeaders() bool {
 	return slices.ContainsFunc(r.when, func(c conditionMatch) bool { return c.kind == conditionHeader || c.kind == conditionClaim })
 }
