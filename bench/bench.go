@@ -68,9 +68,13 @@ func (b *bench) run(ctx context.Context) ([]outcome, error) {
 	}
 	defer b.stop()
 	b.start(ctx, selected)
+	end, bounded := ctx.Deadline()
+	if bounded && !b.quick {
+		end = end.Add(-time.Until(end) / settleShare)
+	}
 	var all []outcome
 	for i, w := range selected {
-		if end, ok := ctx.Deadline(); ok {
+		if bounded {
 			// What the earlier ones did not need, the later ones may use.
 			b.until = time.Now().Add(2 * time.Until(end) / time.Duration(len(selected)-i+1))
 		}
@@ -80,7 +84,10 @@ func (b *bench) run(ctx context.Context) ([]outcome, error) {
 		}
 		all = append(all, o)
 	}
-	return all, nil
+	if b.quick {
+		return all, nil
+	}
+	return all, b.settle(ctx, selected, all)
 }
 
 // start brings up the pairs of processes that the workloads need. What can't be had is left out, with a word.
@@ -109,8 +116,7 @@ func (b *bench) stop() {
 	}
 }
 
-// measure runs the rounds of one workload. In each round every contender has its turn, in an order of its own, so that
-// whatever else the machine does falls on all of them.
+// measure runs the rounds of one workload.
 func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 	var names []string
 	for _, n := range w.contenders {
@@ -128,9 +134,24 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 	if b.rounds > 0 {
 		n = b.rounds
 	}
-	r := make(rounds)
-	failed := make(map[string]error)
 	start := time.Now()
+	r, failed, err := b.turns(ctx, w, names, n)
+	if err != nil {
+		return outcome{}, err
+	}
+	o := summarise(w, names, r)
+	for name, err := range failed {
+		o.Failed = append(o.Failed, fmt.Sprintf("%s: %v", name, err))
+	}
+	slices.Sort(o.Failed)
+	fmt.Fprintf(b.log, "%-22s %2d rounds in %4.1f s  %s\n", w.name, o.Rounds, time.Since(start).Seconds(), o.line())
+	return o, nil
+}
+
+// turns makes at most n rounds. In each of them every contender has its turn, in an order of its own, so that whatever else the
+// machine does falls on all of them.
+func (b *bench) turns(ctx context.Context, w workload, names []string, n int) (rounds, map[string]error, error) {
+	r, failed := make(rounds), make(map[string]error)
 	for i := range n {
 		if i >= min(minRounds, n/2) && !b.until.IsZero() && time.Now().After(b.until) {
 			break
@@ -144,7 +165,7 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 				continue
 			}
 			if err := ctx.Err(); err != nil {
-				return outcome{}, err
+				return nil, nil, err
 			}
 			f, err := w.measure(ctx, b, name)
 			if err != nil {
@@ -157,11 +178,5 @@ func (b *bench) measure(ctx context.Context, w workload) (outcome, error) {
 	for _, c := range b.pairs {
 		c.unload()
 	}
-	o := summarise(w, names, r)
-	for name, err := range failed {
-		o.Failed = append(o.Failed, fmt.Sprintf("%s: %v", name, err))
-	}
-	slices.Sort(o.Failed)
-	fmt.Fprintf(b.log, "%-22s %2d rounds in %4.1f s  %s\n", w.name, o.Rounds, time.Since(start).Seconds(), o.line())
-	return o, nil
+	return r, failed, nil
 }

@@ -64,20 +64,24 @@ func summarise(w workload, names []string, r rounds) outcome {
 		}
 	}
 	for _, g := range w.goals {
-		of, q := r.series(g.Contender, g.Figure), ratio{}
-		switch {
-		case g.Baseline == "":
-			q = summary(of)
-		case g.Added:
-			q = difference(of, r.series(g.Baseline, g.Figure))
-		case g.Baseline == bestSidecar:
-			q = compare(of, r.best(sidecarPairs(), g.Figure))
-		default:
-			q = compare(of, r.series(g.Baseline, g.Figure))
-		}
-		o.Verdicts = append(o.Verdicts, verdict{g, q, q.atMost(g.AtMost)})
+		o.Verdicts = append(o.Verdicts, g.judge(r))
 	}
 	return o
+}
+
+func (g goal) judge(r rounds) verdict {
+	of, q := r.series(g.Contender, g.Figure), ratio{}
+	switch {
+	case g.Baseline == "":
+		q = summary(of)
+	case g.Added:
+		q = difference(of, r.series(g.Baseline, g.Figure))
+	case g.Baseline == bestSidecar:
+		q = compare(of, r.best(sidecarPairs(), g.Figure))
+	default:
+		q = compare(of, r.series(g.Baseline, g.Figure))
+	}
+	return verdict{g, q, q.atMost(g.AtMost)}
 }
 
 func withoutNaN(values []float64) []float64 {

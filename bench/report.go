@@ -80,7 +80,7 @@ func (r *report) markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "# What the mesh costs\n\n%s, %s, %s: %s of %.0f s. Load average at the start: %s.\n\n", r.Date, r.Machine, r.Go, mode, r.Seconds, r.LoadAvg)
 	b.WriteString("A ratio is the median over the rounds of this contender's figure by the baseline's of the same round; the brackets hold\n" +
 		"the true median with 95 % confidence (with all rounds, where these are too few for that: marked ?). Lower is better. ± is the median absolute deviation of the first\n" +
-		"figure from round to round: the machine's noise. CPU is that of all processes for one operation, allocations those of the Go programs.\n")
+		"figure from round to round: the machine's noise. A goal that was too noisy to call was looked at once more by rounds of its own, with those alone whom it compares. CPU is that of all processes for one operation, allocations those of the Go programs.\n")
 	if len(r.Skipped) > 0 {
 		fmt.Fprintf(&b, "\nLeft out, since not installed or not starting: %s.\n", strings.Join(r.Skipped, ", "))
 	}
@@ -94,19 +94,19 @@ func (r *report) markdown(w io.Writer) error {
 
 // goals is the table of what ours must reach.
 func (r *report) goals(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## Goals\n\n| workload | figure | at most | measured | |\n| --- | --- | --- | --- | --- |\n")
+	fmt.Fprintf(b, "\n## Goals\n\n| workload | figure | at most | measured | rounds | |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, o := range r.Outcomes {
 		for _, v := range o.Verdicts {
 			switch {
 			case v.Ratio.Rounds == 0:
-				fmt.Fprintf(b, "| %s | %s | %.4g | – | %s |\n", o.Name, v.what(), v.AtMost, v.Verdict)
+				fmt.Fprintf(b, "| %s | %s | %.4g | – | 0 | %s |\n", o.Name, v.what(), v.AtMost, v.Verdict)
 				continue
 			case v.Added || v.Baseline == "":
-				fmt.Fprintf(b, "| %s | %s | %s | %s (%s–%s) | %s |\n", o.Name, v.what(), format(v.Figure, v.AtMost),
-					format(v.Figure, v.Ratio.Median), format(v.Figure, v.Ratio.Interval.Low), format(v.Figure, v.Ratio.Interval.High), v.Verdict)
+				fmt.Fprintf(b, "| %s | %s | %s | %s (%s–%s) | %d | %s |\n", o.Name, v.what(), format(v.Figure, v.AtMost),
+					format(v.Figure, v.Ratio.Median), format(v.Figure, v.Ratio.Interval.Low), format(v.Figure, v.Ratio.Interval.High), v.Ratio.Rounds, v.Verdict)
 				continue
 			}
-			fmt.Fprintf(b, "| %s | %s | %.2f | %s | %s |\n", o.Name, v.what(), v.AtMost, v.Ratio, v.Verdict)
+			fmt.Fprintf(b, "| %s | %s | %.2f | %s | %d | %s |\n", o.Name, v.what(), v.AtMost, v.Ratio, v.Ratio.Rounds, v.Verdict)
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -133,5 +136,49 @@ func TestAtMost(t *testing.T) {
 	}
 	if got := compare(nil, nil).atMost(1); got != none {
 		t.Errorf("no rounds: %q, want %q", got, none)
+	}
+}
+
+// TestSettle: what the rounds could not call is decided by more of them, with those alone whom the goal compares.
+func TestSettle(t *testing.T) {
+	value, asked := 1.0, make(map[string]int)
+	w := workload{
+		name: "w", headline: figTime, rounds: 8, again: true, contenders: []string{namePlain, nameTLS, "haproxy", nameOurs},
+		goals: []goal{ours(figTime, nameTLS, 1.05), ours(figTime, namePlain, 3), ours(figTime, bestSidecar, 0.1)},
+		measure: func(_ context.Context, _ *bench, name string) (figures, error) {
+			asked[name]++
+			switch {
+			case name == nameTLS:
+				return figures{figTime: 1}, nil
+			case name == nameOurs && len(asked) > 1: // it swings about the limit
+				value = 2.1 - value
+				return figures{figTime: value + 0.01}, nil
+			}
+			return figures{figTime: 2}, nil
+		},
+	}
+	b := bench{with: regexp.MustCompile(""), log: io.Discard}
+	o, err := b.measure(t.Context(), w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := slices.Clone(o.Verdicts)
+	clear(asked)
+	w.measure = func(_ context.Context, _ *bench, name string) (figures, error) {
+		asked[name]++
+		return figures{figTime: map[string]float64{nameTLS: 1, nameOurs: 1.04}[name]}, nil
+	}
+	all := []outcome{o}
+	if err := b.settle(t.Context(), []workload{w}, all); err != nil {
+		t.Fatal(err)
+	}
+	if got := all[0].Verdicts[0]; first[0].Verdict != noisy || got.Verdict != met || got.Ratio.Rounds != settleRounds {
+		t.Errorf("the goal that was open: %q, then %q by %d rounds", first[0].Verdict, got.Verdict, got.Ratio.Rounds)
+	}
+	if all[0].Verdicts[1] != first[1] || all[0].Verdicts[2] != first[2] {
+		t.Error("a goal that was clear has another verdict")
+	}
+	if len(asked) != 2 || asked[nameTLS] != asked[nameOurs] {
+		t.Errorf("rounds: %v, want those of the goal alone", asked)
 	}
 }

@@ -23,6 +23,8 @@ type workload struct {
 	measure func(ctx context.Context, b *bench, contender string) (figures, error)
 	// pairs says that the contenders are pairs of processes that last for the whole run.
 	pairs bool
+	// again says that a round takes so little that there can be many more of them.
+	again bool
 }
 
 // A goal bounds a ratio: the figure of ours by the baseline's. An empty baseline bounds the figure itself; added, how much more
@@ -64,7 +66,7 @@ const (
 func loadWorkload(name, title, headline string, l load, quick bool, goals ...goal) workload {
 	w := workload{
 		name: name, title: title, contenders: raw(), baselines: []string{namePlain, nameTLS}, headline: headline,
-		goals: goals, rounds: fullRounds, pairs: true,
+		goals: goals, rounds: fullRounds, pairs: true, again: true,
 		measure: func(_ context.Context, b *bench, contender string) (figures, error) {
 			l := l
 			l.Time = b.roundTime
