@@ -102,11 +102,13 @@ func (r *reader) skip() {
 	}
 }
 
-// A writer makes MessagePack as memberlist's own encoder does: all strings are "raw".
+// A writer makes MessagePack as memberlist's own encoder does: all strings are "raw". Its methods are called from so many
+// places that inlining them would add 10 KB to every program.
 type writer struct{ b []byte }
 
 func (w *writer) mapOf(n byte) { w.b = append(w.b, 0x80|n) }
 
+//go:noinline
 func (w *writer) raw(key string, v []byte) {
 	w.key(key)
 	switch {
@@ -119,12 +121,14 @@ func (w *writer) raw(key string, v []byte) {
 	w.b = append(w.b, v...)
 }
 
+//go:noinline
 func (w *writer) uint(key string, v uint32) {
 	w.key(key)
 	w.b = append(w.b, 0xce)
 	w.b = binary.BigEndian.AppendUint32(w.b, v)
 }
 
+//go:noinline
 func (w *writer) bool(key string, v bool) {
 	w.key(key)
 	head := byte(0xc2)
@@ -134,6 +138,7 @@ func (w *writer) bool(key string, v bool) {
 	w.b = append(w.b, head)
 }
 
+//go:noinline
 func (w *writer) key(key string) {
 	w.b = append(w.b, 0xa0|byte(len(key))) //nolint:gosec // no key has more than 31 bytes
 	w.b = append(w.b, key...)
