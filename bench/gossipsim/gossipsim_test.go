@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,7 +23,7 @@ func TestSimulate(t *testing.T) {
 	var r *result
 	synctest.Test(t, func(t *testing.T) {
 		var err error
-		if r, err = (order{losses: []int{0, 5, 20}, minutes: 0.5, latency: 500 * time.Microsecond}).simulate(t.Context(), 12); err != nil {
+		if r, err = (order{losses: []int{0, 5, 20}, minutes: 0.5, latency: 500 * time.Microsecond, progress: io.Discard}).simulate(t.Context(), 12); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -97,6 +99,38 @@ func TestParse(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", args, err, want)
 		}
+	}
+}
+
+// TestMerged puts the parts of a run together.
+func TestMerged(t *testing.T) {
+	dir := t.TempDir()
+	for _, part := range [][]*result{
+		{{N: 100, Figures: map[string]float64{"join_99": 9, "idle_bytes": 1}, CPU: 1}},
+		{{N: 10, Figures: map[string]float64{"join_99": 5}}, {N: 100, Figures: map[string]float64{"join_99": 7}, CPU: 2}},
+	} {
+		if err := write(dir, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := merged(filepath.Join(dir, "gossip.json"), nil)
+	if err != nil || len(all) != 2 || all[0].N != 10 || all[1].Figures["join_99"] != 7 || all[1].Figures["idle_bytes"] != 1 || all[1].CPU != 3 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "gossip.json"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if write(dir, all) == nil {
+		t.Error("replaced a file that is not ours")
+	}
+}
+
+func TestTooMany(t *testing.T) {
+	if _, known := available(); !known {
+		t.Skip("this system does not say what memory it has")
+	}
+	if err := fits(1_000_000); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("a million members: %v", err)
 	}
 }
 

@@ -1,7 +1,11 @@
 // Command gossipsim measures the gossip of package discovery/gossip at sizes that no machine at hand has: members as users run them, in one process,
 // over a network in memory with latency, loss and partitions, on a virtual clock.
 //
-//	go run ./bench/gossipsim -n 10,100,1000
+//	go run ./bench/gossipsim -quick
+//	go run ./bench/gossipsim -n 10,100,1000 -out results
+//
+// -quick is 10 and 100 members, and a minute instead of ten for what is watched long; it takes about a minute. A whole run of 100
+// takes a few minutes, one of 1,000 more than an hour of CPU and some GiB: -run does it in parts, which -out puts together.
 //
 // Times are the protocol's own: the clock stands still while any member computes, so a slow or busy machine takes longer for a simulation and measures the
 // same. What it does not show is therefore a starved process; the CPU that a member took stands in the table.
@@ -11,8 +15,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +40,7 @@ type order struct {
 	latency   time.Duration
 	losses    []int // in percent
 	out       string
+	progress  io.Writer // gets a line for each scenario
 }
 
 func parse(args []string) (o order, err error) {
@@ -45,9 +50,13 @@ func parse(args []string) (o order, err error) {
 	flags.Float64Var(&o.minutes, "minutes", 10, "how long churn and each loss last, of the virtual clock")
 	flags.DurationVar(&o.latency, "latency", 500*time.Microsecond, "of a packet, one way, at least; at most twice that")
 	losses := flags.String("loss", "0,5,20", "percent of the datagrams that are lost, for as long each")
-	flags.StringVar(&o.out, "out", "", "a directory for gossip.md, gossip.json and gossip.svg")
+	flags.StringVar(&o.out, "out", "", "a directory for gossip.md, gossip.json and gossip.svg; what gossip.json has from other runs is kept")
+	quick := flags.Bool("quick", false, "the same as -n 10,100 -minutes 1")
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if *quick {
+		*sizes, o.minutes = "10,100", 1
 	}
 	if o.sizes, err = numbers("-n", *sizes, 2*seedCount, 20_000); err != nil {
 		return o, err
@@ -87,10 +96,17 @@ func run(args []string) error {
 		return err
 	}
 	stdout := os.Stdout
-	debug.SetGCPercent(400) // half as much CPU, for memory that is there
+	for _, n := range o.sizes {
+		if err := fits(n); err != nil {
+			return err
+		}
+	}
+	o.progress = os.Stderr
 	return asTest(func(t *testing.T) {
 		var results []*result
 		for _, n := range o.sizes {
+			fmt.Fprintf(os.Stderr, "%d members, at most %s of memory:\n", n, gib(needs(n)))
+			bound(n)
 			start, cpu := time.Now(), cpuTime()
 			var r *result
 			var err error

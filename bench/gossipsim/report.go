@@ -2,9 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -59,9 +63,43 @@ func markdown(results []*result) string {
 	return b.String()
 }
 
+// merged adds what the file has from other runs, where these have nothing newer.
+func merged(path string, results []*result) ([]*result, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // in the directory that the user names
+	if errors.Is(err, fs.ErrNotExist) {
+		return results, nil
+	}
+	var before []*result
+	if err == nil {
+		err = json.Unmarshal(b, &before)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	all := slices.Clone(results)
+	for _, old := range before {
+		i := slices.IndexFunc(all, func(r *result) bool { return r.N == old.N })
+		if i < 0 {
+			all = append(all, old)
+			continue
+		}
+		sum := *all[i]
+		sum.Figures = maps.Clone(old.Figures)
+		maps.Copy(sum.Figures, all[i].Figures)
+		sum.Real, sum.CPU = sum.Real+old.Real, sum.CPU+old.CPU
+		all[i] = &sum
+	}
+	slices.SortFunc(all, func(a, b *result) int { return a.N - b.N })
+	return all, nil
+}
+
 // write puts the table, the figures and the picture into dir.
 func write(dir string, results []*result) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a report, for everybody
+		return err
+	}
+	results, err := merged(filepath.Join(dir, "gossip.json"), results)
+	if err != nil {
 		return err
 	}
 	figures, err := json.MarshalIndent(results, "", "  ")

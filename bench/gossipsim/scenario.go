@@ -49,6 +49,7 @@ func scenarioNames() (names []string) {
 // simulate starts a pool of n and runs the scenarios, within a bubble of package synctest.
 func (o order) simulate(ctx context.Context, n int) (*result, error) {
 	r := &result{N: n, Figures: make(map[string]float64)}
+	o.say("%d members: join", n)
 	empty := heap()
 	p, err := burst(ctx, newNetwork(o.latency), n)
 	if err != nil {
@@ -67,6 +68,7 @@ func (o order) simulate(ctx context.Context, n int) (*result, error) {
 		if len(o.scenarios) > 0 && !slices.Contains(o.scenarios, s.name) {
 			continue
 		}
+		o.say("%d members: %s", n, s.name)
 		if err := s.run(ctx, p, r, time.Duration(o.minutes*float64(time.Minute))); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -75,6 +77,11 @@ func (o order) simulate(ctx context.Context, n int) (*result, error) {
 		}
 	}
 	return r, nil
+}
+
+// say writes a line of progress, with what CPU the process has used so far: the clock in a bubble is not the real one.
+func (o order) say(format string, args ...any) {
+	fmt.Fprintf(o.progress, "%7.0f s of CPU  %s\n", cpuTime().Seconds(), fmt.Sprintf(format, args...))
 }
 
 // settle waits until all know all, which a scenario must leave.
