@@ -19,16 +19,17 @@ func (c *conn) reckon(err error) error {
 	if !c.counted || c.verdict.Load() != unheard {
 		return err
 	}
+	if err == nil {
+		c.verdict.Store(heard)
+		return nil
+	}
 	verdict := brokeOff
-	denied, timeout := (*DeniedError)(nil), net.Error(nil)
-	switch {
-	case err == nil:
-		verdict = heard
-	case c.broken(), errors.As(err, &timeout) && timeout.Timeout():
+	if timeout, ok := errors.AsType[net.Error](err); c.broken() || ok && timeout.Timeout() {
 		return err
-	case errors.As(err, &denied):
+	}
+	if _, denied := errors.AsType[*DeniedError](err); denied {
 		verdict = rejected
-	case errors.Is(err, io.EOF):
+	} else if errors.Is(err, io.EOF) {
 		if c.endedFirst() {
 			return err
 		}

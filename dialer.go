@@ -101,7 +101,8 @@ func countUntilClose(c net.Conn, p picked) {
 		return
 	}
 	n, _ := underTLS(c)
-	n.afterClose(func() { p.Done() })
+	release := p // here alone it outlives the call
+	n.afterClose(func() { release.Done() })
 }
 
 // DialEndpoint connects to one known endpoint of a service ("payments" or "payments:admin"), for adapters that balance by

@@ -170,14 +170,12 @@ func dialingWorker(dial func(context.Context) (net.Conn, error), l load) (worker
 		if err != nil {
 			return 0, err
 		}
-		defer conn.Close()
-		if _, err := conn.Write(out); err != nil {
-			return 0, err
+		if _, err = conn.Write(out); err == nil {
+			_, err = io.ReadFull(conn, in)
 		}
-		if _, err := io.ReadFull(conn, in); err != nil {
-			return 0, err
+		if cerr := conn.Close(); err == nil {
+			err = cerr // closing twice would be another error, which is allocated
 		}
-		err = conn.Close()
 		return time.Since(start), err
 	}}, nil
 }
