@@ -2,15 +2,16 @@ package faults_test
 
 import (
 	"fmt"
-	"io"
 	"os"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// lasting is how long a failure lasts: longer by night.
-func lasting(nightly, otherwise time.Duration) time.Duration {
+// lasting is how long a failure lasts, or how often it comes: longer by night.
+func lasting[T any](nightly, otherwise T) T {
 	if os.Getenv("MESH_NIGHTLY") != "" {
 		return nightly
 	}
@@ -19,20 +20,24 @@ func lasting(nightly, otherwise time.Duration) time.Duration {
 
 const members = 9
 
+var specs atomic.Int32 // so that each process has a name of its own
+
 // pool starts members, all through the first one, and waits until all know all.
 func pool(t *testing.T, n *network) []*process {
 	t.Helper()
 	var all []*process
 	for i := range members {
-		all = append(all, start(t, n.host(t, i), n.spec(i, 0)))
+		all = append(all, start(t, n.host(t, i), n.spec(t, i, 0)))
 	}
 	allKnow(t, "after the start", all, members)
 	return all
 }
 
 // spec is that of host i, with these seeds.
-func (n *network) spec(i int, seeds ...int) spec {
-	sp := spec{Addr: n.addr(i), Key: 1, Weight: 1}
+func (n *network) spec(t *testing.T, i int, seeds ...int) spec {
+	t.Helper()
+	sp := spec{Instance: fmt.Sprintf("%s-%d", n.name, specs.Add(1)), Addr: n.addr(i), Key: 1, Weight: 1, Label: n.ca.TrustDomain().Name()}
+	sp.Certs = n.certs(t, "all")
 	for _, s := range seeds {
 		if s != i {
 			sp.Seeds = append(sp.Seeds, fmt.Sprintf("%s:%d", n.addr(s), port))
@@ -84,9 +89,7 @@ func TestLoss(t *testing.T) {
 	all := pool(t, n)
 	n.lose(t, 20)
 	wait(lasting(5*time.Minute, 10*time.Second))
-	if _, err := io.WriteString(all[4].in, "\n"); err != nil {
-		t.Fatal(err)
-	}
+	all[4].say(t, heavier)
 	doubts := 0
 	for i, p := range all {
 		p.await(t, fmt.Sprintf("member %d", i), func(v view) bool { return v == view{Ready: members, Heavy: 1} })
@@ -124,7 +127,7 @@ func TestSeedGone(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	all := pool(t, n)
-	home := n.spec(members, 0)
+	home := n.spec(t, members, 0)
 	home.Dir = t.TempDir()
 	ns := n.host(t, members)
 	all = append(all, start(t, ns, home))
@@ -141,13 +144,14 @@ func TestSeedGone(t *testing.T) {
 		}
 	}
 	gone("the seed is gone", members)
-	all = append(all, start(t, n.host(t, members+1), n.spec(members+1, 0, 1)))
+	all = append(all, start(t, n.host(t, members+1), n.spec(t, members+1, 0, 1)))
 	gone("one more, by the second seed", members+1)
 
 	last := len(all) - 2
 	if err := all[last].end(); err != nil {
 		t.Fatal(err)
 	}
+	home.Instance += "-again"
 	all[last] = start(t, ns, home) // its only seed is gone
 	gone("one is restarted", members+1)
 }
@@ -157,20 +161,21 @@ func TestWrongKey(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	all := pool(t, n)
-	sp := n.spec(members, 0, 1, 2)
+	sp := n.spec(t, members, 0, 1, 2)
 	sp.Key = 2
 	stranger := start(t, n.host(t, members), sp)
 	stranger.await(t, "the stranger", func(v view) bool { return v.Ready == 1 })
 	wait(lasting(time.Minute, 8*time.Second)) // two attempts, and more
 	for i, p := range append(all, stranger) {
-		p.mu.Lock()
 		want := members
 		if p == stranger {
 			want = 1
 		}
-		if p.most != want {
-			t.Errorf("member %d knew %d", i, p.most)
+		if _, most := p.since(); most != want {
+			t.Errorf("member %d knew %d", i, most)
 		}
-		p.mu.Unlock()
+	}
+	if n := all[0].told(t).Sealed; n == 0 || !strings.Contains(all[0].stderr.String(), "does not open with the pool's keys") {
+		t.Errorf("of the stranger %d messages were counted, and this was logged:\n%s", n, all[0].stderr.String())
 	}
 }

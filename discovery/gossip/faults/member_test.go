@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +12,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
-	"sync"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -22,52 +22,99 @@ import (
 
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/identity"
 )
 
-// asMember makes the test's binary a member instead.
+// asMember makes the test's binary a member instead, or somebody else.
 const asMember = "MESH_FAULTS_MEMBER"
 
 func TestMain(m *testing.M) {
-	if spec := os.Getenv(asMember); spec != "" {
-		if err := member(spec); err != nil {
-			fmt.Fprintln(os.Stderr, "member:", err)
-			os.Exit(1)
-		}
+	raw := os.Getenv(asMember)
+	if raw == "" {
+		goleak.VerifyTestMain(m)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	var sp spec
+	err := json.Unmarshal([]byte(raw), &sp)
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		err = map[string]func(context.Context, spec) error{"": member, "attack": attacks, "replay": replay}[sp.Role](ctx, sp)
+		stop()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "child:", err)
+		os.Exit(1)
+	}
 }
 
 // A spec says what a process is to do.
 type spec struct {
-	Addr   string
-	Key    byte
-	Seeds  []string
-	Dir    string
-	Weight uint16
+	Role     string // "" is a member
+	Instance string
+	Addr     string
+	Key      byte
+	Label    string // of the pool, and its trust domain
+	Certs    string // the folder of its certificate, for the service "all"
+	Lies     bool   // its certificate is for another service, which it denies
+	Seeds    []string
+	Dir      string
+	Weight   uint16
+	Attack   string
+	Targets  []string
 }
 
-// view is what a process knows of the members.
+// view is what a process knows of the members. Heavy is how much more than 1 their weights are, all together.
 type view struct{ Ready, Suspect, Heavy int }
+
+// said is a line that a process prints: when its view changes, and when it is asked what it refused.
+type said struct {
+	View    *view           `json:",omitempty"`
+	Refused *gossip.Refused `json:",omitempty"`
+}
+
+// What a process is told, a line each.
+const (
+	heavier = "heavier\n" // announce a greater weight
+	tell    = "refused\n" // what was refused
+)
 
 const port = 7946
 
-// member gossips until it is killed, and prints each change of what it knows. Each line that it reads makes it announce a
-// greater weight.
-func member(raw string) error {
-	var sp spec
-	if err := json.Unmarshal([]byte(raw), &sp); err != nil {
-		return err
+// liar holds a certificate and denies what it is for.
+type liar struct{ *identity.Credential }
+
+func (liar) VerifyMember([]*x509.Certificate) (string, error) { return "all", nil }
+
+// credential is that of the process.
+func (sp spec) credential() (gossip.Identity, io.Closer, error) {
+	files, err := identity.NewFiles(identity.FilesConfig{
+		CertFile: filepath.Join(sp.Certs, "cert.pem"), KeyFile: filepath.Join(sp.Certs, "key.pem"), RootsFile: filepath.Join(sp.Certs, "roots.pem"),
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+	if c := identity.NewCredential(files); !sp.Lies {
+		return c, files, nil
+	}
+	return liar{identity.NewCredential(files)}, files, nil
+}
+
+func (sp spec) key() []byte { return bytes.Repeat([]byte{sp.Key}, 32) }
+
+// member gossips, and prints each change of what it knows, until it is terminated: then it leaves.
+func member(ctx context.Context, sp spec) error {
 	addr, err := netip.ParseAddr(sp.Addr)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	id, files, err := sp.credential()
+	if err != nil {
+		return err
+	}
+	defer files.Close()
 	g, err := gossip.Join(ctx, gossip.Config{
-		BindAddr: netip.AddrPortFrom(addr, port), Keys: [][]byte{bytes.Repeat([]byte{sp.Key}, 32)}, Seeds: sp.Seeds, Dir: sp.Dir, Logger: log,
+		Instance: sp.Instance, BindAddr: netip.AddrPortFrom(addr, port), Keys: [][]byte{sp.key()}, Label: sp.Label, Identity: id,
+		Seeds: sp.Seeds, Dir: sp.Dir, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		JoinTimeout: time.Second, RejoinInterval: 3 * time.Second,
 	})
 	if err != nil {
@@ -78,132 +125,53 @@ func member(raw string) error {
 	if err := g.Register(ctx, ep); err != nil {
 		return err
 	}
+	asked := make(chan struct{})
 	go func() {
-		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-			ep.Weight++
-			_ = g.Register(ctx, ep)
+		for in := bufio.NewReader(os.Stdin); ; {
+			switch line, err := in.ReadString('\n'); {
+			case err != nil:
+				return
+			case line == heavier:
+				ep.Weight++
+				_ = g.Register(ctx, ep)
+			default:
+				asked <- struct{}{}
+			}
 		}
 	}()
 	for out := json.NewEncoder(os.Stdout); ; {
 		snap := g.Lookup("all")
-		var v view
-		for _, ep := range snap.Endpoints {
-			switch {
-			case ep.Suspect:
-				v.Suspect++
-			default:
-				v.Ready++
-			}
-			if ep.Weight > 1 {
-				v.Heavy++
-			}
-		}
-		if err := out.Encode(v); err != nil {
+		if err := out.Encode(said{View: look(snap)}); err != nil {
 			return err
 		}
-		select {
-		case <-snap.Changed:
-		case <-ctx.Done():
-			return nil
+	waiting:
+		for {
+			select {
+			case <-snap.Changed:
+				break waiting
+			case <-asked:
+				r := g.Refused()
+				if err := out.Encode(said{Refused: &r}); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				defer cancel()
+				return errors.Join(g.Leave(ctx))
+			}
 		}
 	}
 }
 
-// A process is one member.
-type process struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	end func() error
-
-	mu      sync.Mutex
-	now     view
-	most    int // of Ready
-	doubts  int // how often Suspect rose
-	changed chan struct{}
-}
-
-// start runs a member on host i of n.
-func start(t *testing.T, ns string, sp spec) *process {
-	t.Helper()
-	raw, err := json.Marshal(sp)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "ip", "netns", "exec", ns, self)
-	cmd.Env = append(os.Environ(), asMember+"="+string(raw))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: cmd, in: in, changed: make(chan struct{})}
-	var wg sync.WaitGroup
-	wg.Go(func() { p.read(out) })
-	p.end = sync.OnceValue(func() error {
-		err := cmd.Process.Kill()
-		wg.Wait()
-		_ = cmd.Wait() // signal: killed
-		return err
-	})
-	t.Cleanup(func() {
-		if err := p.end(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			t.Error(err)
+func look(snap discovery.Snapshot) *view {
+	v := new(view)
+	for _, ep := range snap.Endpoints {
+		if ep.Suspect {
+			v.Suspect++
+		} else {
+			v.Ready++
 		}
-	})
-	return p
-}
-
-func (p *process) read(out io.Reader) {
-	for dec := json.NewDecoder(out); ; {
-		var v view
-		if dec.Decode(&v) != nil {
-			return
-		}
-		p.mu.Lock()
-		if v.Suspect > p.now.Suspect {
-			p.doubts++
-		}
-		p.now, p.most = v, max(p.most, v.Ready)
-		close(p.changed)
-		p.changed = make(chan struct{})
-		p.mu.Unlock()
+		v.Heavy += int(ep.Weight) - 1
 	}
-}
-
-// await waits until what the process knows satisfies cond.
-func (p *process) await(t *testing.T, what string, cond func(view) bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
-	for {
-		p.mu.Lock()
-		now, changed := p.now, p.changed
-		p.mu.Unlock()
-		if cond(now) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			t.Fatalf("%s: still %+v", what, now)
-		}
-	}
-}
-
-func (p *process) signal(t *testing.T, s syscall.Signal) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		t.Fatal(err)
-	}
+	return v
 }

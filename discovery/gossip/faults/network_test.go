@@ -11,11 +11,16 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/intramesh/mesh/internal/testca"
 )
 
 // A network is a switch with cables to hosts. The switch has two halves, of which one is not used at first.
 type network struct {
 	name string
+	ca   *testca.CA
 }
 
 var networks atomic.Int32
@@ -28,7 +33,7 @@ func newNetwork(t *testing.T) *network {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("the program ip (iproute2) is not installed")
 	}
-	n := &network{fmt.Sprintf("mesh-%d-%d", os.Getpid(), networks.Add(1))}
+	n := &network{name: fmt.Sprintf("mesh-%d-%d", os.Getpid(), networks.Add(1)), ca: newCA(t, "example.test")}
 	if err := n.try("ip", "netns", "add", n.name); err != nil {
 		t.Skipf("network namespaces are not allowed here: %v", err)
 	}
@@ -38,6 +43,29 @@ func newNetwork(t *testing.T) *network {
 		n.run(t, "ip", "-n", n.name, "link", "set", half, "up")
 	}
 	return n
+}
+
+func newCA(t *testing.T, domain string) *testca.CA {
+	t.Helper()
+	ca, err := testca.New(spiffeid.RequireTrustDomainFromString(domain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+// certs issues a certificate to a service and returns the folder that it is in.
+func (n *network) certs(t *testing.T, service string) string {
+	t.Helper()
+	svid, err := n.ca.SVID(service)
+	dir := t.TempDir()
+	if err == nil {
+		_, _, _, err = n.ca.Write(dir, svid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func (n *network) try(args ...string) error {

@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
 )
@@ -25,6 +27,8 @@ import (
 const (
 	idSize    = 16
 	chunkSize = 32 << 10
+	// largeSize is the size from which few messages are read at one time, see maxLarge.
+	largeSize = 256 << 10
 )
 
 // Directions.
@@ -57,8 +61,8 @@ func (s *Sealer) writeMessage(w io.Writer, b []byte, direction string, id [idSiz
 	return err
 }
 
-// readMessage reads what writeMessage sent, up to limit bytes.
-func (s *Sealer) readMessage(r io.Reader, direction string, id [idSize]byte, limit int) ([]byte, error) {
+// readMessage reads what writeMessage sent, up to limit bytes. It calls large once before it keeps more than largeSize.
+func (s *Sealer) readMessage(r io.Reader, direction string, id [idSize]byte, limit int, large func() error) ([]byte, error) {
 	var message []byte
 	buf := make([]byte, chunkSize+Overhead)
 	for i := 0; ; i++ {
@@ -84,6 +88,14 @@ func (s *Sealer) readMessage(r io.Reader, direction string, id [idSize]byte, lim
 		}
 		if len(message)+len(chunk) > limit {
 			return nil, errTooLong
+		}
+		if len(message) <= largeSize && len(message)+len(chunk) > largeSize {
+			if err := large(); err != nil {
+				return nil, err
+			}
+		}
+		if len(message)+len(chunk) > cap(message) { // doubling leaves a quarter of the garbage that append's growth does
+			message = slices.Grow(message, max(len(chunk), min(len(message), limit-len(message))))
 		}
 		if message = append(message, chunk...); last {
 			return message, nil
@@ -125,7 +137,28 @@ func (s *stream) receive() error {
 			return err
 		}
 	}
-	b, err := s.t.cfg.Sealer.readMessage(s.Conn, direction, s.id, guard.MaxMessage)
+	held := false
+	defer func() {
+		if held {
+			<-s.t.large
+		}
+	}()
+	b, err := s.t.cfg.Sealer.readMessage(s.Conn, direction, s.id, guard.MaxMessage, func() error {
+		if !s.inbound {
+			return nil // we asked
+		}
+		timeout := time.NewTimer(StreamTimeout)
+		defer timeout.Stop()
+		select {
+		case s.t.large <- struct{}{}:
+			held = true
+			return nil
+		case <-timeout.C:
+			return errTooMany
+		case <-s.t.ctx.Done():
+			return net.ErrClosed
+		}
+	})
 	if err != nil {
 		return err
 	}

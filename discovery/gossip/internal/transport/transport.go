@@ -24,6 +24,8 @@ const (
 	// maxStreams bounds the streams that others open at one time, maxPerHost those of one host.
 	maxStreams = 64
 	maxPerHost = 16
+	// maxLarge bounds how many messages of more than largeSize are read at one time, of all that others send.
+	maxLarge = 4
 	// StreamTimeout bounds each direction of a stream.
 	StreamTimeout = 5 * time.Second
 
@@ -60,6 +62,7 @@ type Transport struct {
 	tls     *tls.Config // of streams; nil without an Identity
 	packets chan *memberlist.Packet
 	streams chan net.Conn
+	large   chan struct{} // has one for each large message that is being read
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -81,6 +84,7 @@ func New(cfg Config) *Transport {
 		streams: make(chan net.Conn),
 		open:    make(map[*stream]struct{}),
 		inbound: make(map[netip.Addr]int),
+		large:   make(chan struct{}, maxLarge),
 	}
 	if cfg.Identity != nil {
 		t.tls = config(cfg.Identity)
