@@ -32,7 +32,7 @@ type balancerBuilder struct{}
 func (balancerBuilder) Name() string { return balancerName }
 
 func (balancerBuilder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	b := &meshBalancer{cc}
+	b := &meshBalancer{ClientConn: cc}
 	return endpointsharding.NewBalancer(b, opts, balancer.Get(pickfirst.Name).Build,
 		endpointsharding.Options{DisableAutoReconnect: true})
 }
@@ -43,11 +43,15 @@ func (balancerBuilder) Build(cc balancer.ClientConn, opts balancer.BuildOptions)
 // It differs from gRPC's own balancers in one more way: a connection that was closed is made again
 // when there is a call, not at once. Otherwise a client that the rules refuse would come back as
 // often as the server shuts the door, although nobody calls.
-type meshBalancer struct{ balancer.ClientConn }
+type meshBalancer struct {
+	balancer.ClientConn
+
+	outcomes sync.Pool // of *outcome
+}
 
 // UpdateState is called, one call at a time, when a connection changes state or discovery does.
 func (b *meshBalancer) UpdateState(s balancer.State) {
-	p := &picker{ready: make(map[mesh.EndpointKey]*endpoint)}
+	p := &picker{ready: make(map[mesh.EndpointKey]*endpoint), outcomes: &b.outcomes}
 	var ready []discovery.Endpoint
 	var endpoints []*endpoint
 	var idle []func()
@@ -90,6 +94,8 @@ type picker struct {
 	set   *mesh.Balancer // of connected endpoints; nil while there are none
 	ready map[mesh.EndpointKey]*endpoint
 	wake  func() // connects the idle ones
+
+	outcomes *sync.Pool
 }
 
 // endpoint is one that is connected.
@@ -123,18 +129,37 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		use.Done()
 		return res, err
 	}
-	// The closure holds a copy, and so is the only thing to allocate.
-	start, done, held := time.Now(), res.Done, use
-	res.Done = func(di balancer.DoneInfo) {
-		use := held
-		report(&use, di, latency(info.Ctx, start))
-		one.refused(di.Err)
-		use.Done()
-		if done != nil {
-			done(di)
-		}
+	o, _ := p.outcomes.Get().(*outcome)
+	if o == nil {
+		o = &outcome{outcomes: p.outcomes}
+		o.done = o.end
 	}
+	o.use, o.to, o.ctx, o.start, o.inner = use, one, info.Ctx, time.Now(), res.Done
+	res.Done = o.done
 	return res, nil
+}
+
+// outcome is told how a call ended, and then is another call's: gRPC tells it once (balancer.PickResult). A closure for each call would
+// be an allocation for each.
+type outcome struct {
+	use      balance.Picked[mesh.EndpointKey]
+	to       *endpoint
+	ctx      context.Context //nolint:containedctx // the call's, for as long as it takes
+	start    time.Time
+	inner    func(balancer.DoneInfo) // of the picker for one endpoint; may be nil
+	done     func(balancer.DoneInfo) // is end
+	outcomes *sync.Pool
+}
+
+func (o *outcome) end(di balancer.DoneInfo) {
+	report(&o.use, di, latency(o.ctx, o.start))
+	o.to.refused(di.Err)
+	o.use.Done()
+	if o.inner != nil {
+		o.inner(di)
+	}
+	o.use, o.to, o.ctx, o.inner = balance.Picked[mesh.EndpointKey]{}, nil, nil, nil
+	o.outcomes.Put(o)
 }
 
 // streamKey marks the context of a streaming call.
