@@ -82,7 +82,26 @@ func (m *Mesh) endpointOf(l *listener) (discovery.Endpoint, error) {
 			return discovery.Endpoint{}, fmt.Errorf("no address to announce for a listener on %s: set Config.Advertise", l.Addr())
 		}
 	}
-	return discovery.Endpoint{Service: m.service, Port: l.port, Addr: netip.AddrPortFrom(ip, a.Port()), Zone: m.cfg.Zone}, nil
+	return discovery.Endpoint{Service: m.service, Port: l.port, Addr: netip.AddrPortFrom(ip, a.Port()), Zone: m.cfg.Zone, Also: m.also}, nil
+}
+
+// parseAlso reads addresses beside the first one.
+func parseAlso(texts []string) (discovery.AddrList, error) {
+	if len(texts) > discovery.MaxAlso {
+		return discovery.AddrList{}, fmt.Errorf("%d addresses, of at most %d", len(texts), discovery.MaxAlso)
+	}
+	var addrs []netip.Addr
+	for _, s := range texts {
+		a, err := netip.ParseAddr(s)
+		if err == nil && a.IsUnspecified() {
+			err = fmt.Errorf("others can't connect to %v", a)
+		}
+		if err != nil {
+			return discovery.AddrList{}, err
+		}
+		addrs = append(addrs, a)
+	}
+	return discovery.AddrsOf(addrs...), nil
 }
 
 // localAddr is the first global unicast address of an interface, IPv4 before IPv6, else the loopback address.

@@ -59,13 +59,15 @@ type endpointSet struct {
 	set      *balance.Set[endpoint]
 	view     atomic.Pointer[endpointView]
 
-	mu sync.Mutex // serialises refresh
+	mu       sync.Mutex              // serialises refresh
+	answered map[netip.AddrPort]path // of endpoints that have several addresses
 }
 
 // endpointView is one snapshot of discovery, seen from the target. It is immutable.
 type endpointView struct {
-	all     []discovery.Endpoint   // of the service, in all states and of all ports
-	usable  map[endpoint]time.Time // since when, if they came later than others
+	all     []discovery.Endpoint                // of the service, in all states and of all ports
+	usable  map[endpoint]time.Time              // since when, if they came later than others
+	also    map[netip.AddrPort][]netip.AddrPort // the other addresses of those that have some
 	changed <-chan struct{}
 }
 
@@ -94,9 +96,20 @@ func (s *endpointSet) refresh(seen *endpointView) *endpointView {
 		if _, dup := v.usable[c.Key]; dup || ep.Port != s.target.port || ep.State != discovery.Ready {
 			continue
 		}
+		if addrs := ep.Addrs(); len(addrs) > 1 {
+			if v.also == nil {
+				v.also = make(map[netip.AddrPort][]netip.AddrPort)
+			}
+			v.also[ep.Addr] = addrs[1:]
+		}
 		c.Since = seen.since(c.Key)
 		v.usable[c.Key] = c.Since
 		choices = append(choices, c)
+	}
+	for addr := range s.answered {
+		if v.also[addr] == nil {
+			delete(s.answered, addr)
+		}
 	}
 	s.set.Update(choices)
 	s.view.Store(v)

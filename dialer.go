@@ -136,14 +136,38 @@ func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, 
 	return c, nil
 }
 
+// handshakeWith connects to the endpoint at addr by one of its addresses. When another process than the service's answers at one of
+// them, as in networks that use the same addresses, the next has its turn.
 func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	defer context.AfterFunc(m.ctx, cancel)()
-	inner, err := m.cfg.Network.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, m.closedOr(err)
+	set := m.balance.endpoints(t)
+	paths := set.paths(addr)
+	several := len(paths) > 1
+	for {
+		inner, i, err := connect(ctx, m.cfg.Network, paths)
+		if err != nil {
+			return nil, m.closedOr(err)
+		}
+		c, err := m.handshake(ctx, t, addr, inner, alpn)
+		_, denied := errors.AsType[*DeniedError](err)
+		if err != nil && len(paths) > 1 && !denied && !speaksOther(err) && !errors.Is(err, ErrClosed) {
+			toFront(paths, i)
+			paths = paths[1:]
+			set.prefer(addr, paths[0]) // also if there is no time left now
+			if ctx.Err() == nil {
+				continue
+			}
+		}
+		if err == nil && several {
+			set.prefer(addr, paths[i])
+		}
+		return c, err
 	}
+}
+
+func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, inner net.Conn, alpn []string) (net.Conn, error) {
 	n := newNetConn(inner)
 	n.refused = func(d *DeniedError) { m.refusals.add(refuser{t, addr}, d) }
 	if !m.dialed.add(n) {

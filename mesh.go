@@ -52,6 +52,9 @@ type Config struct {
 	// Advertise is the IP address that others reach this process by. Empty means the address of the listener, or, for a
 	// listener on all addresses, the one that faces the control plane.
 	Advertise string
+	// AlsoAdvertise are other IP addresses of this process, in the order to try them when Advertise does not answer: that of IPv6 beside
+	// the one of IPv4, or of another network; three at most. They are announced with every listener's port.
+	AlsoAdvertise []string
 	// Zone is where this process is: "eu-west-1a", or, if there are several regions, "eu-west-1/eu-west-1a". It is announced, and what
 	// is dialed is looked for here first: see balance.Shares. It may be empty.
 	Zone string
@@ -85,6 +88,7 @@ type Mesh struct {
 	log         *slog.Logger
 	trace       *Trace
 	advertise   netip.Addr
+	also        discovery.AddrList
 	facing      netip.Addr     // the local address that faces the control plane
 	instance    string         // in the gossip pool; "" outside of one
 	rules       *policy.Syncer // nil when Config.Policy is set
@@ -176,6 +180,10 @@ func newMesh(cfg Config) (*Mesh, error) {
 			return nil, fmt.Errorf("Config.Advertise: %w", err)
 		}
 		m.advertise = a.Unmap()
+	}
+	var err error
+	if m.also, err = parseAlso(cfg.AlsoAdvertise); err != nil {
+		return nil, fmt.Errorf("Config.AlsoAdvertise: %w", err)
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.warm.mesh = m

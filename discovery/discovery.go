@@ -51,6 +51,9 @@ type Endpoint struct {
 	Instance string
 	// Addr is where to connect.
 	Addr netip.AddrPort
+	// Also are other IPs of the same process, to try when Addr does not answer: the one of IPv6 beside that of IPv4, or of a second
+	// network. The port is Addr's. See [Endpoint.Addrs].
+	Also AddrList
 	// Zone is the locality of the instance: "eu-west-1a", or with its region "eu-west-1/eu-west-1a". It may be empty.
 	Zone string
 	// Weight is the relative capacity; 0 counts as 1.

@@ -212,7 +212,12 @@ func merge(lists [][]Endpoint) []Endpoint {
 	for _, list := range lists {
 		known := len(all) // one source may list an address twice, behind different networks
 		for _, ep := range list {
-			same := byAddress[address{ep.Port, ep.Addr}]
+			var same []int
+			for _, a := range ep.Addrs() {
+				if same = byAddress[address{ep.Port, a}]; same != nil {
+					break
+				}
+			}
 			if i, ok := byInstance[instance{ep.Port, ep.Instance}]; ok && ep.Instance != "" {
 				same = []int{i}
 			}
@@ -224,8 +229,10 @@ func merge(lists [][]Endpoint) []Endpoint {
 			}
 		}
 		for i, ep := range all[known:] {
-			a := address{ep.Port, ep.Addr}
-			byAddress[a] = append(byAddress[a], known+i)
+			for _, addr := range ep.Addrs() {
+				a := address{ep.Port, addr}
+				byAddress[a] = append(byAddress[a], known+i)
+			}
 			byInstance[instance{ep.Port, ep.Instance}] = known + i
 		}
 	}
@@ -239,6 +246,9 @@ func merge(lists [][]Endpoint) []Endpoint {
 func fold(ep, later Endpoint) Endpoint {
 	ep.Zone = cmp.Or(ep.Zone, later.Zone)
 	ep.Weight = cmp.Or(ep.Weight, later.Weight)
+	if ep.Addr == later.Addr {
+		ep.Also = cmp.Or(ep.Also, later.Also)
+	}
 	switch {
 	case ep.Suspect == later.Suspect:
 		ep.State = max(ep.State, later.State) // their order is that of restriction

@@ -68,6 +68,9 @@ func TestMergeOverlap(t *testing.T) {
 		}
 		return e
 	}
+	also := func(addr netip.AddrPort) func(*discovery.Endpoint) {
+		return func(e *discovery.Endpoint) { e.Also = discovery.AddrsOf(addr.Addr()) }
+	}
 	suspect := func(e *discovery.Endpoint) { e.Suspect = true }
 	state := func(s discovery.State) func(*discovery.Endpoint) {
 		return func(e *discovery.Endpoint) { e.State = s }
@@ -82,6 +85,8 @@ func TestMergeOverlap(t *testing.T) {
 		{"disjoint", eps{ep("x", a)}, eps{ep("y", b)}, eps{ep("x", a), ep("y", b)}},
 		{"same address: the earlier name", eps{ep("x", a)}, eps{ep("y", a)}, eps{ep("x", a)}},
 		{"same instance: the earlier address", eps{ep("x", a)}, eps{ep("x", b)}, eps{ep("x", a)}},
+		{"one by its other address", eps{ep("x", a, also(b))}, eps{ep("y", b, state(discovery.Draining))}, eps{ep("x", a, also(b), state(discovery.Draining))}},
+		{"another address is added", eps{ep("x", a)}, eps{ep("y", a, also(b))}, eps{ep("x", a, also(b))}},
 		{"no instance is not the same instance", eps{ep("", a)}, eps{ep("", b)}, eps{ep("", a), ep("", b)}},
 		{"what is missing is added", eps{ep("x", a)}, eps{ep("y", a, rich("z", 3))}, eps{ep("x", a, rich("z", 3))}},
 		{"what is there stays", eps{ep("x", a, rich("q", 9))}, eps{ep("y", a, rich("z", 3))}, eps{ep("x", a, rich("q", 9))}},

@@ -276,19 +276,21 @@ func (s *Server) service(m *dns.Msg, q dns.Question, name string) (known bool) {
 	usable = usable[:min(len(usable), maxRecords)]
 	hosts := make(map[netip.Addr]bool)
 	for _, ep := range usable {
-		a := ep.Addr.Addr().Unmap()
-		first := !hosts[a]
-		hosts[a] = true
-		switch target := hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone; {
-		case q.Qtype == dns.TypeSRV:
-			m.Answer = append(m.Answer, &dns.SRV{
-				Hdr: s.header(q.Name, dns.TypeSRV), Priority: 1, Weight: max(ep.Weight, 1), Port: ep.Addr.Port(), Target: target,
-			})
-			if first {
-				m.Extra = s.address(m.Extra, target, dns.TypeNone, a)
+		for i, ap := range ep.Addrs() {
+			a := ap.Addr().Unmap()
+			first := !hosts[a]
+			hosts[a] = true
+			switch target := hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone; {
+			case q.Qtype == dns.TypeSRV: // to the later ones goes who can't reach any first one
+				m.Answer = append(m.Answer, &dns.SRV{
+					Hdr: s.header(q.Name, dns.TypeSRV), Priority: uint16(1 + i), Weight: max(ep.Weight, 1), Port: ap.Port(), Target: target,
+				})
+				if first {
+					m.Extra = s.address(m.Extra, target, dns.TypeNone, a)
+				}
+			case first && (q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA):
+				m.Answer = s.address(m.Answer, q.Name, q.Qtype, a)
 			}
-		case first && (q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA):
-			m.Answer = s.address(m.Answer, q.Name, q.Qtype, a)
 		}
 	}
 	return true

@@ -78,6 +78,7 @@ func TestAnswers(t *testing.T) {
 		ep("payments", "", "192.0.2.3:1", draining), ep("payments", "", "192.0.2.4:1", suspect),
 		ep("payments", "admin", "192.0.2.5:9"),
 		ep("billing/invoices", "", "192.0.2.6:1"),
+		ep("both", "", "192.0.2.9:1", func(e *discovery.Endpoint) { e.Also = discovery.AddrsOf(netip.MustParseAddr("2001:db8::9")) }),
 		ep("old", "", "192.0.2.7:1", suspect), ep("leaving", "", "192.0.2.8:1", draining),
 	)})
 	v6 := "20010db8000000000000000000000001.addr.mesh."
@@ -93,6 +94,9 @@ func TestAnswers(t *testing.T) {
 		{"_none._tcp.payments.mesh.", dns.TypeSRV, "NXDOMAIN "},
 		{"payments.mesh.", dns.TypeTXT, "NOERROR "},
 		{"billing.invoices.mesh.", dns.TypeA, "NOERROR A 192.0.2.6"},
+		{"both.mesh.", dns.TypeA, "NOERROR A 192.0.2.9"},
+		{"both.mesh.", dns.TypeAAAA, "NOERROR AAAA 2001:db8::9"},
+		{"both.mesh.", dns.TypeSRV, "NOERROR SRV 1 1 1 c0000209.addr.mesh., SRV 2 1 1 20010db8000000000000000000000009.addr.mesh."},
 		{"billing.mesh.", dns.TypeA, "NXDOMAIN "},
 		{"old.mesh.", dns.TypeA, "NOERROR A 192.0.2.7"},
 		{"leaving.mesh.", dns.TypeA, "NOERROR "},

@@ -203,11 +203,11 @@ func TestLastGoodStays(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	got, err := files.Parse("f", []byte(`{"endpoints": [
-		{"service": "billing/invoices", "port": "admin", "address": "[::ffff:192.0.2.1]:1", "instance": "i", "zone": "z", "weight": 7, "state": "starting"}]}
+		{"service": "billing/invoices", "port": "admin", "address": "[::ffff:192.0.2.1]:1", "instance": "i", "zone": "z", "weight": 7, "state": "starting", "also": ["2001:db8::1", "192.0.2.9"]}]}
 	`))
 	want := []discovery.Endpoint{{
 		Service: "billing/invoices", Port: "admin", Instance: "i", Addr: netip.MustParseAddrPort("192.0.2.1:1"),
-		Zone: "z", Weight: 7, State: discovery.Starting,
+		Zone: "z", Weight: 7, State: discovery.Starting, Also: discovery.AddrsOf(netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.9")),
 	}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %+v, %v", got, err)
@@ -231,6 +231,8 @@ func TestParse(t *testing.T) {
 		{in(`"service": "a", "colour": {}`), "f:2:20: endpoints[0].colour: unknown field"},
 		{in(`"address": "payments:1"`), `f:2:15: endpoints[0].address: ParseAddr("payments"): unable to parse IP`},
 		{in(`"address": "192.0.2.1:0"`), "f:2:15: endpoints[0].address: the port is 0"},
+		{in(`"also": ["example.org"]`), `f:2:13: endpoints[0].also[0]: ParseAddr("example.org"): unexpected character (at "example.org")`},
+		{in(`"also": ["::1", "::2", "::3", "::4"]`), "f:2:34: endpoints[0].also[3]: want at most 3 more addresses"},
 		{in(`"weight": 0`), "f:2:14: endpoints[0].weight: want a whole number from 1 to 65535"},
 		{in(`"weight": 1.5`), "f:2:14: endpoints[0].weight: want a whole number from 1 to 65535"},
 		{in(`"state": "up"`), "f:2:13: endpoints[0].state: want ready, starting or draining"},

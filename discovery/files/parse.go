@@ -201,6 +201,21 @@ func (r *reader) endpoint() (ep discovery.Endpoint, err error) {
 				return err
 			})
 		},
+		"also": func() error {
+			var addrs []netip.Addr
+			err := r.array(func() error {
+				var s string
+				return r.text(&s, func(s string) error {
+					a, err := netip.ParseAddr(s)
+					if addrs = append(addrs, a); err == nil && len(addrs) > discovery.MaxAlso {
+						err = fmt.Errorf("want at most %d more addresses", discovery.MaxAlso)
+					}
+					return err
+				})
+			})
+			ep.Also = discovery.AddrsOf(addrs...)
+			return err
+		},
 		"state": func() error {
 			return r.text(&state, func(s string) (err error) {
 				ep.State, err = parseState(s)

@@ -85,6 +85,7 @@ func (p *pool) register(ep discovery.Endpoint) (changed bool, err error) {
 		ep.Addr = netip.AddrPortFrom(p.addr.Addr(), ep.Addr.Port())
 	}
 	ep.Addr = netip.AddrPortFrom(ep.Addr.Addr().Unmap().WithZone(""), ep.Addr.Port())
+	ep.Also = discovery.AddrsOf(slices.DeleteFunc(ep.Also.All(), func(a netip.Addr) bool { return a == ep.Addr.Addr() })...)
 	if ep.Zone == "" {
 		ep.Zone = p.zone
 	}

@@ -143,9 +143,10 @@ func (c *cache) service(name string) []discovery.Endpoint {
 	for slice := range c.of[name] {
 		for _, ep := range c.entries[slice].endpoints {
 			k := key{ep.Instance, ep.Port}
-			if other, there := best[k]; !there || c.better(ep, other) {
-				best[k] = ep
+			if other, there := best[k]; there {
+				ep = c.both(ep, other)
 			}
+			best[k] = ep
 		}
 	}
 	all := make([]discovery.Endpoint, 0, len(best))
@@ -154,6 +155,21 @@ func (c *cache) service(name string) []discovery.Endpoint {
 		all = append(all, ep)
 	}
 	return all
+}
+
+// both is what two slices say of the same pod.
+func (c *cache) both(ep, other discovery.Endpoint) discovery.Endpoint {
+	if !c.better(ep, other) {
+		ep, other = other, ep
+	}
+	switch {
+	case ep.Addr.Port() != other.Addr.Port():
+	case ep.Addr.Addr().Is6() != other.Addr.Addr().Is6():
+		ep.Also = discovery.AddrsOf(other.Addr.Addr())
+	default:
+		ep.Also = cmp.Or(ep.Also, other.Also)
+	}
+	return ep
 }
 
 // better orders what is said of the same pod: the preferred family, then who takes traffic, then any, but always the same.

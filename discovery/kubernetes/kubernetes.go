@@ -54,7 +54,7 @@ type Config struct {
 	Selector string
 	// DefaultPort is the port that is dialed without a name; empty means "mesh".
 	DefaultPort string
-	// PreferIPv6 uses the IPv6 address of a pod that has both.
+	// PreferIPv6 puts the IPv6 address first for a pod that has both; the other one is in Endpoint.Also.
 	PreferIPv6 bool
 	// StaleAfter is for how long the API server may be away before what it said is suspect; 0 means 30 s.
 	StaleAfter time.Duration

@@ -158,6 +158,9 @@ func show(eps []discovery.Endpoint) string {
 	var all []string
 	for _, ep := range eps {
 		s := ep.Addr.String()
+		if also := ep.Also.String(); also != "" {
+			s += "+" + also
+		}
 		if ep.Port != "" {
 			s = ep.Port + "=" + s
 		}
@@ -187,8 +190,8 @@ func TestSlices(t *testing.T) {
 			"10.0.0.1:8443 10.0.0.2:8443"},
 		{"a pod that moves between slices", []object{slice("a", "payments", "IPv4", pod("p", "10.0.0.1")),
 			slice("b", "payments", "IPv4", conditions("p", "10.0.0.1", object{"ready": false}))}, false, "10.0.0.1:8443"},
-		{"dual stack", []object{slice("a", "payments", "IPv4", pod("p", "10.0.0.1")), slice("b", "payments", "IPv6", pod("p", "fd00::1"))}, false, "10.0.0.1:8443"},
-		{"dual stack, IPv6 first", []object{slice("a", "payments", "IPv4", pod("p", "10.0.0.1")), slice("b", "payments", "IPv6", pod("p", "fd00::1"))}, true, "[fd00::1]:8443"},
+		{"dual stack", []object{slice("a", "payments", "IPv4", pod("p", "10.0.0.1")), slice("b", "payments", "IPv6", pod("p", "fd00::1"))}, false, "10.0.0.1:8443+fd00::1"},
+		{"dual stack, IPv6 first", []object{slice("a", "payments", "IPv4", pod("p", "10.0.0.1")), slice("b", "payments", "IPv6", pod("p", "fd00::1"))}, true, "[fd00::1]:8443+10.0.0.1"},
 		{"IPv6 alone", []object{slice("b", "payments", "IPv6", pod("p", "fd00::1"))}, false, "[fd00::1]:8443"},
 		{"conditions", []object{slice("a", "payments", "IPv4",
 			conditions("a", "10.0.0.1", nil), conditions("b", "10.0.0.2", object{"ready": false, "serving": false}),

@@ -51,8 +51,10 @@ func Decode(b []byte, instance string, member netip.Addr) (Record, error) {
 	if len(r.Zone) > maxName || !printable(r.Zone) {
 		return Record{}, fmt.Errorf("zone %.80q", r.Zone)
 	}
+	var before discovery.AddrList
 	for i := range endpoints {
-		ep := endpoints[i].endpoint(r.Zone, member)
+		ep := endpoints[i].endpoint(r.Zone, member, before)
+		before = ep.Also
 		ep.Instance = instance
 		if endpoints[i].bad {
 			return Record{}, errTruncated
@@ -74,7 +76,7 @@ type decoder struct {
 	bad bool
 }
 
-func (d *decoder) endpoint(zone string, member netip.Addr) discovery.Endpoint {
+func (d *decoder) endpoint(zone string, member netip.Addr, before discovery.AddrList) discovery.Endpoint {
 	flags, port := d.byte(), d.fixed(2)
 	ep := discovery.Endpoint{
 		Service: string(d.bytes()),
@@ -96,10 +98,28 @@ func (d *decoder) endpoint(zone string, member netip.Addr) discovery.Endpoint {
 	if flags&hasZone != 0 {
 		ep.Zone = string(d.bytes())
 	}
+	if flags&hasAlso != 0 {
+		ep.Also = before
+		if also := (decoder{b: d.bytes()}); len(also.b) > 0 {
+			ep.Also = also.addrs()
+			d.bad = d.bad || also.bad
+		}
+	}
 	if !d.bad {
 		ep.Addr = netip.AddrPortFrom(member.Unmap(), binary.BigEndian.Uint16(port))
 	}
 	return ep
+}
+
+// addrs reads IPs until the end. Those that are more than fit are left out.
+func (d *decoder) addrs() discovery.AddrList {
+	var all []netip.Addr
+	for len(d.b) > 0 && !d.bad {
+		a, ok := netip.AddrFromSlice(d.bytes())
+		d.bad = d.bad || !ok
+		all = append(all, a)
+	}
+	return discovery.AddrsOf(all...)
 }
 
 // number reads a value that is one number.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/intramesh/mesh/discovery"
 )
@@ -39,6 +40,7 @@ const (
 	hasIPv4   = 1 << 3
 	hasIPv6   = 1 << 4
 	hasZone   = 1 << 5
+	hasAlso   = 1 << 6
 )
 
 // Longest names, in bytes.
@@ -85,6 +87,8 @@ func Check(ep discovery.Endpoint) error {
 		return fmt.Errorf("zone %.80q: want at most %d printable characters", ep.Zone, maxName)
 	case !ep.Addr.IsValid() || ep.Addr.Port() == 0:
 		return fmt.Errorf("%s: no address to connect to", ep.Service)
+	case slices.ContainsFunc(ep.Also.All(), netip.Addr.IsUnspecified):
+		return fmt.Errorf("%s: others can't connect to %v", ep.Service, ep.Also)
 	case ep.State > discovery.Draining:
 		return fmt.Errorf("%s: invalid state %d", ep.Service, ep.State)
 	}
@@ -118,13 +122,16 @@ func (r Record) Encode(member netip.Addr) []byte {
 	if r.Cert != (CertHash{}) {
 		b = appendField(b, tagCert, r.Cert[:])
 	}
+	var before discovery.AddrList
 	for _, ep := range r.Endpoints {
-		b = appendField(b, tagEndpoint, r.endpoint(ep, member))
+		b = appendField(b, tagEndpoint, r.endpoint(ep, member, before))
+		before = ep.Also
 	}
 	return b
 }
 
-func (r Record) endpoint(ep discovery.Endpoint, member netip.Addr) []byte {
+// endpoint encodes ep, which comes after one that has the addresses before in Also. No addresses stand for the same.
+func (r Record) endpoint(ep discovery.Endpoint, member netip.Addr, before discovery.AddrList) []byte {
 	flags, addr := byte(ep.State), ep.Addr.Addr().Unmap()
 	var rest []byte
 	if ep.Weight != 0 {
@@ -141,6 +148,16 @@ func (r Record) endpoint(ep discovery.Endpoint, member netip.Addr) []byte {
 	if ep.Zone != r.Zone {
 		flags |= hasZone
 		rest = appendString(rest, ep.Zone)
+	}
+	if ep.Also != (discovery.AddrList{}) {
+		flags |= hasAlso
+		var addrs []byte
+		if ep.Also != before {
+			for _, a := range ep.Also.All() {
+				addrs = appendString(addrs, string(a.AsSlice()))
+			}
+		}
+		rest = appendString(rest, string(addrs))
 	}
 	b := binary.BigEndian.AppendUint16([]byte{flags}, ep.Addr.Port())
 	b = appendString(b, ep.Service)
