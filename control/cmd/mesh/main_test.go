@@ -26,6 +26,13 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asInstance) != "" {
+		if err := instance(); err != nil {
+			fmt.Fprintln(os.Stderr, "instance:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	etcdtest.Main()
 	dir, err := os.MkdirTemp("", "mesh")
 	if err != nil {
