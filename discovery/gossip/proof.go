@@ -59,7 +59,7 @@ type proof struct {
 
 // prove asks the member at an address who it is: it holds the key of the certificate that it shows.
 func (m *Member) prove(ctx context.Context, addr string) (*proof, error) {
-	chain, err := m.wire.Chain(ctx, addr)
+	chain, err := m.dialer().Chain(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

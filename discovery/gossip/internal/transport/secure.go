@@ -9,8 +9,11 @@ import (
 	"time"
 )
 
-// ALPN is what streams negotiate, so that no connection made for something else ends here.
-const ALPN = "mesh-gossip/1"
+// What streams negotiate, so that no connection made for something else ends here: those of members, and those of observers.
+const (
+	ALPN        = "mesh-gossip/1"
+	ALPNObserve = "mesh-observe/1"
+)
 
 // An Identity shows who this process is, and tells whom a certificate belongs to.
 type Identity interface {
@@ -19,16 +22,16 @@ type Identity interface {
 }
 
 // config is for both ends of a stream. A peer is verified before a byte of the stream is read.
-func config(id Identity) *tls.Config {
+func config(id Identity, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ALPN},
+		NextProtos:             protocols,
 		SessionTicketsDisabled: true, // a stream is one message each way, with another member each time
 		InsecureSkipVerify:     true, //nolint:gosec // it skips the host name check alone: VerifyConnection verifies the member
 		ClientAuth:             tls.RequireAnyClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.NegotiatedProtocol != ALPN {
-				return errors.New("gossip: the peer does not speak " + ALPN)
+			if cs.NegotiatedProtocol == "" { // else it is one of ours
+				return errors.New("gossip: the peer does not speak " + protocols[0])
 			}
 			_, err := id.VerifyMember(cs.PeerCertificates)
 			return err
@@ -38,13 +41,19 @@ func config(id Identity) *tls.Config {
 	}
 }
 
-// dial connects, and shakes hands when the pool has identities.
-func (t *Transport) dial(ctx context.Context, address string) (net.Conn, error) {
-	conn, err := t.cfg.Dial(ctx, "tcp", address)
-	if err != nil || t.tls == nil {
+// A Dialer opens streams. Without an Identity they are not TLS.
+type Dialer struct {
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	Identity Identity
+}
+
+// Open connects, and shakes hands for one of the protocols above when there is an Identity.
+func (d Dialer) Open(ctx context.Context, address, protocol string) (net.Conn, error) {
+	conn, err := d.Dial(ctx, "tcp", address)
+	if err != nil || d.Identity == nil {
 		return conn, err
 	}
-	c := tls.Client(conn, t.tls)
+	c := tls.Client(conn, config(d.Identity, protocol))
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = conn.Close() // the error that counts is in hand
 		return nil, err
@@ -53,11 +62,10 @@ func (t *Transport) dial(ctx context.Context, address string) (net.Conn, error) 
 }
 
 // Chain returns the verified certificates of the member at address. Nothing is said but hello.
-func (t *Transport) Chain(ctx context.Context, address string) ([]*x509.Certificate, error) {
+func (d Dialer) Chain(ctx context.Context, address string) ([]*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, StreamTimeout)
 	defer cancel()
-	defer context.AfterFunc(t.ctx, cancel)()
-	conn, err := t.dial(ctx, address)
+	conn, err := d.Open(ctx, address, ALPN)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +88,6 @@ func (t *Transport) accepted(s *stream) error {
 	if err := c.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	s.Conn = c
+	s.Conn, s.observer = c, c.ConnectionState().NegotiatedProtocol == ALPNObserve
 	return s.SetDeadline(time.Now().Add(StreamTimeout))
 }

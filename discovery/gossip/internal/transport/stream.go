@@ -111,15 +111,16 @@ func purpose(direction string, id [idSize]byte, i int, last bool) string {
 // and reads one. Only messages that are authentic and pass the guard are read.
 type stream struct {
 	net.Conn
-	raw     net.Conn // what Conn is, or runs on
-	t       *Transport
-	inbound bool
-	from    netip.AddrPort // the peer
-	host    netip.Addr     // who opened an inbound stream
-	id      [idSize]byte
-	in      *bytes.Reader
-	sync    bool // it holds a message that is not for memberlist
-	close   sync.Once
+	raw      net.Conn // what Conn is, or runs on
+	t        *Transport
+	inbound  bool           // it counts as such
+	from     netip.AddrPort // the peer
+	host     netip.Addr     // who opened an inbound stream
+	id       [idSize]byte
+	in       *bytes.Reader
+	sync     bool // it holds a message that is not for memberlist
+	observer bool // it is an observer's
+	close    sync.Once
 }
 
 func (t *Transport) outbound(conn net.Conn) *stream {

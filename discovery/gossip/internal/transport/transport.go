@@ -21,9 +21,6 @@ import (
 const (
 	// maxPacket bounds what is read as one packet, in bytes.
 	maxPacket = 16 << 10
-	// maxStreams bounds the streams that others open at one time, maxPerHost those of one host.
-	maxStreams = 64
-	maxPerHost = 16
 	// maxLarge bounds how many messages of more than largeSize are read at one time, of all that others send.
 	maxLarge = 4
 	// StreamTimeout bounds each direction of a stream.
@@ -54,12 +51,15 @@ type Config struct {
 	Logger    *slog.Logger
 	// Refused counts what is refused here; nil does not.
 	Refused *tally.Tally
+	// Observe serves an observer, who is a member of the trust domain, until it returns. The stream has no deadline, and is closed by
+	// Shutdown. An observer who is one too many is to be sent away, within a second. Without Observe, or an Identity, nobody can observe.
+	Observe func(conn *tls.Conn, tooMany bool)
 }
 
 // A Transport is a [memberlist.NodeAwareTransport].
 type Transport struct {
 	cfg     Config
-	tls     *tls.Config // of streams; nil without an Identity
+	tls     *tls.Config // of streams that others open; nil without an Identity
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	large   chan struct{} // has one for each large message that is being read
@@ -69,8 +69,8 @@ type Transport struct {
 
 	mu      sync.Mutex
 	open    map[*stream]struct{} // nil after Shutdown
-	inbound map[netip.Addr]int   // open streams by who opened them
-	total   int                  // of inbound
+	inbound count                // open streams that others opened
+	watch   count                // observers
 	probes  probes
 }
 
@@ -83,11 +83,15 @@ func New(cfg Config) *Transport {
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		open:    make(map[*stream]struct{}),
-		inbound: make(map[netip.Addr]int),
 		large:   make(chan struct{}, maxLarge),
+		inbound: count{most: maxStreams, perHost: maxPerHost, by: make(map[netip.Addr]int)},
+		watch:   count{most: maxObservers, perHost: observersPerHost, by: make(map[netip.Addr]int)},
 	}
 	if cfg.Identity != nil {
-		t.tls = config(cfg.Identity)
+		t.tls = config(cfg.Identity, ALPN)
+		if cfg.Observe != nil {
+			t.tls = config(cfg.Identity, ALPN, ALPNObserve)
+		}
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.wg.Go(t.readPackets)
@@ -128,7 +132,7 @@ func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 func (t *Transport) DialTimeout(address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, StreamTimeout))
 	defer cancel()
-	conn, err := t.dial(ctx, address)
+	conn, err := Dialer{t.cfg.Dial, t.cfg.Identity}.Open(ctx, address, ALPN)
 	if err != nil {
 		return nil, err
 	}
@@ -173,36 +177,6 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// track notes an open stream. It returns false when there are too many, or after Shutdown.
-func (t *Transport) track(s *stream) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open == nil || s.inbound && (t.total == maxStreams || t.inbound[s.host] == maxPerHost) {
-		return false
-	}
-	t.open[s] = struct{}{}
-	t.wg.Add(1)
-	if s.inbound {
-		t.total++
-		t.inbound[s.host]++
-	}
-	return true
-}
-
-func (t *Transport) release(s *stream) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	defer t.wg.Done()
-	delete(t.open, s)
-	if !s.inbound {
-		return
-	}
-	t.total--
-	if t.inbound[s.host]--; t.inbound[s.host] == 0 {
-		delete(t.inbound, s.host)
-	}
 }
 
 func (t *Transport) readPackets() {
@@ -270,6 +244,10 @@ func (t *Transport) serve(s *stream) {
 	err := s.SetDeadline(time.Now().Add(StreamTimeout))
 	if err == nil {
 		err = t.accepted(s)
+	}
+	if err == nil && s.observer {
+		t.observe(s)
+		return
 	}
 	if err == nil {
 		err = s.receive()
