@@ -92,7 +92,8 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	list := m.listConfig()
 	t := transport.New(transport.Config{
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger, Refused: m.pool.refused,
-		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
+		Observe: m.pool.serveObserver,
+		Guard:   guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
 	})
 	list.Transport, m.wire = t, t
 	if m.list, err = memberlist.Create(list); err != nil {
@@ -103,6 +104,11 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	m.wg.Go(m.stayJoined)
 	m.wg.Go(m.staySynced)
 	return m, nil
+}
+
+// dialer opens streams to other members.
+func (m *Member) dialer() transport.Dialer {
+	return transport.Dialer{Dial: m.cfg.Network.DialContext, Identity: m.cfg.Identity}
 }
 
 // What memberlist is told, where its defaults don't do for thousands of members.

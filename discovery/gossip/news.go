@@ -116,10 +116,7 @@ func (p *pool) learn(name string, n news, now time.Time) {
 	if m == nil {
 		m = &member{name: name, at: placeOf(n.addr)}
 		p.members[name] = m
-		select {
-		case p.newcomer <- struct{}{}:
-		default:
-		}
+		poke(p.newcomer)
 		p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
 		for o := range p.dead {
 			if o.at == m.at { // the same process, restarted
@@ -172,6 +169,8 @@ func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
 // set replaces a member's record.
 func (p *pool) set(m *member, meta []byte, r record.Record) {
 	before, now := m.services(), services(r)
+	p.tell(m.name, before)
+	p.tell(m.name, now)
 	for _, s := range before {
 		p.dirty[s] = true
 		if !slices.Contains(now, s) {
@@ -212,13 +211,18 @@ func (p *pool) bury(m *member, now time.Time) {
 
 // forget removes a member.
 func (p *pool) forget(m *member) {
-	for _, s := range m.services() {
+	services := m.services()
+	for _, s := range services {
 		p.dirty[s] = true
 		p.unlink(m, s)
 	}
+	p.tell(m.name, services)
 	delete(p.members, m.name)
 	delete(p.dead, m)
 	delete(p.checks, m)
+	if p.observer != nil {
+		delete(p.observer.claims, m.name)
+	}
 }
 
 func (p *pool) unlink(m *member, service string) {
@@ -233,9 +237,11 @@ func (p *pool) unlink(m *member, service string) {
 	}
 }
 
-// touch marks the snapshots that a member appears in as out of date.
+// touch marks the snapshots that a member appears in as out of date, those of observers too.
 func (p *pool) touch(m *member) {
-	for _, s := range m.services() {
+	services := m.services()
+	for _, s := range services {
 		p.dirty[s] = true
 	}
+	p.tell(m.name, services)
 }

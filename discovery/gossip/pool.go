@@ -65,6 +65,9 @@ type pool struct {
 	left      []netip.AddrPort  // of those who left, see takeLeft
 	refused   *tally.Tally
 	newcomer  chan struct{} // has something when there is a member that was not known
+	observers map[*watcher]struct{}
+	watchers  map[string][]*watcher // of observers, who follows a service
+	observer  *observer             // nil in a full member
 }
 
 func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
@@ -74,6 +77,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]time.Time),
 		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: new(tally.Tally),
+		observers: make(map[*watcher]struct{}), watchers: make(map[string][]*watcher),
 	}
 	return p, p.announce(record.Record{})
 }
@@ -205,6 +209,7 @@ func (p *pool) announce(next record.Record) error {
 			p.appeared = p.appeared || !p.exists(service)
 			p.dirty[service] = true
 		}
+		p.tell(p.name, services(r))
 	}
 	p.announced = p.announced || len(next.Endpoints) > 0
 	p.own, p.encoded = next, encoded
@@ -258,9 +263,12 @@ func (p *pool) run(ctx context.Context) {
 }
 
 // poke makes run look.
-func (p *pool) poke() {
+func (p *pool) poke() { poke(p.wake) }
+
+// poke wakes who waits for c, which has the capacity 1.
+func poke(c chan struct{}) {
 	select {
-	case p.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -241,8 +241,11 @@ func (p *pool) checked(m *member, c *check, shown *proof, err error, now time.Ti
 		p.publish()
 		return
 	}
-	pause := min(time.Second<<min(c.failed, 10), maxCheckPause)
-	c.failed++
+	if c.failed++; p.observer != nil && !m.verified && p.observer.claims[m.name] != nil {
+		p.observer.another(m, p.observer.claims[m.name], now) // who knows better?
+		p.observer.flush()
+	}
+	pause := min(time.Second<<min(c.failed-1, 10), maxCheckPause)
 	c.due = now.Add(pause/2 + rand.N(pause)) //nolint:gosec // not a secret
 	p.log.Debug("gossip: no certificate for a record", "instance", m.name, "addr", m.at.addr(), "failed", c.failed, "error", err)
 }

@@ -80,28 +80,47 @@ func (p *pool) lookup(service string) discovery.Snapshot {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.wanted[service] && p.exists(service) {
-		service = strings.Clone(service)
-		p.wanted[service], p.dirty[service] = true, true
-		for _, m := range p.services[service] {
-			if p.identity != nil && !m.verified && !m.lies {
-				p.schedule(m, time.Now(), 0)
-			}
-		}
-		p.publish()
+	if p.observer != nil {
+		p.observer.follow(service)
 	}
+	p.want(service)
+	p.publish()
 	return p.table.Lookup(service) // what appears after this wakes whoever waits
+}
+
+// want has a snapshot made of a service that exists, and those asked for their certificates who announce it. p.mu is held.
+func (p *pool) want(service string) {
+	if p.wanted[service] || !p.exists(service) {
+		return
+	}
+	service = strings.Clone(service)
+	p.wanted[service], p.dirty[service] = true, true
+	for _, m := range p.services[service] {
+		if p.identity != nil && !m.verified && !m.lies {
+			p.schedule(m, time.Now(), 0)
+		}
+	}
 }
 
 // exists reports whether anybody announces the service.
 func (p *pool) exists(service string) bool {
-	return len(p.services[service]) > 0 ||
-		slices.ContainsFunc(p.own.Endpoints, func(ep discovery.Endpoint) bool { return ep.Service == service })
+	return len(p.services[service]) > 0 || p.announces(service)
+}
+
+// announces reports whether this process does.
+func (p *pool) announces(service string) bool {
+	return slices.ContainsFunc(p.own.Endpoints, func(ep discovery.Endpoint) bool { return ep.Service == service })
 }
 
 // expire forgets dead members whose time is over. p.mu is held.
 func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
+	if p.observer != nil && p.observer.blind() {
+		return 0, false // there is nobody to ask
+	}
 	for m, since := range p.dead {
+		if p.observer != nil && p.observer.disputes(m) {
+			continue
+		}
 		left := since.Add(p.ttl).Sub(now)
 		if left <= 0 && p.needed(m) {
 			left = since.Add(patience * p.ttl).Sub(now)
@@ -121,7 +140,7 @@ func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
 func (p *pool) needed(m *member) bool {
 	for _, service := range m.services() {
 		alive, dead := 0, 0
-		if slices.Contains(services(p.own), service) {
+		if p.announces(service) {
 			alive = 1
 		}
 		for _, o := range p.services[service] {
