@@ -20,6 +20,11 @@
 // [Join] contacts the seeds and the peers remembered in [Config.Dir]. Whoever can't be reached
 // is tried again for as long as the member lives, which also heals a pool that a
 // partition has split. Any member can be a seed; a member without seeds waits for others.
+//
+// # Observing
+//
+// A process that only looks services up need not be a member: [Observe] follows those that it asks for through two members, which
+// each serve up to 256 observers. It needs no key of the pool.
 package gossip
 
 import (
@@ -116,9 +121,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if len(c.Instance) > 63 || strings.ContainsFunc(c.Instance, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return c, fmt.Errorf("instance %.80q: want at most 63 printable characters", c.Instance)
-	}
-	if len(c.Keys) == 0 {
-		return c, errors.New("no key: gossip is never sent in the clear")
 	}
 	if len(c.Keys) > MaxKeys {
 		return c, fmt.Errorf("%d keys, of at most %d", len(c.Keys), MaxKeys)

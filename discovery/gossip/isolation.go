@@ -39,9 +39,13 @@ func (e SeedError) Unwrap() error { return e.Err }
 // Isolated reports whether the member is alone against its will, and why. One without seeds that remembers nobody is not:
 // the others come to it. It goes on trying; see [Config.RejoinInterval].
 func (m *Member) Isolated() (Isolation, bool) {
-	m.alone.mu.Lock()
-	defer m.alone.mu.Unlock()
-	return m.alone.now, !m.alone.now.Since.IsZero()
+	return m.alone.isolation()
+}
+
+func (a *alone) isolation() (Isolation, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now, !a.now.Since.IsZero()
 }
 
 // alone is whether a member is isolated, and what was logged about it.

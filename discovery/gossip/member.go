@@ -72,6 +72,9 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(cfg.Keys) == 0 {
+		return nil, errors.New("no key: gossip is never sent in the clear")
+	}
 	sealer, err := transport.NewSealer(cfg.Keys, cfg.Label)
 	if err != nil {
 		return nil, err
@@ -88,7 +91,7 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	if m.pool, err = newPool(cfg, addr); err != nil {
 		return nil, errors.Join(err, packets.Close(), ln.Close())
 	}
-	m.pool.prove = m.prove
+	m.pool.prove = cfg.prove
 	list := m.listConfig()
 	t := transport.New(transport.Config{
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger, Refused: m.pool.refused,
@@ -107,8 +110,8 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 }
 
 // dialer opens streams to other members.
-func (m *Member) dialer() transport.Dialer {
-	return transport.Dialer{Dial: m.cfg.Network.DialContext, Identity: m.cfg.Identity}
+func (c Config) dialer() transport.Dialer {
+	return transport.Dialer{Dial: c.Network.DialContext, Identity: c.Identity}
 }
 
 // What memberlist is told, where its defaults don't do for thousands of members.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/intramesh/mesh/discovery/gossip/internal/observe"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
 	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 )
@@ -169,8 +170,12 @@ func (p *pool) accept(m *member, meta []byte, r record.Record, now time.Time) {
 // set replaces a member's record.
 func (p *pool) set(m *member, meta []byte, r record.Record) {
 	before, now := m.services(), services(r)
-	p.tell(m.name, before)
-	p.tell(m.name, now)
+	var farewell []byte
+	if r.Left {
+		farewell = observe.Frame{Kind: observe.Record, Name: m.name, Addr: m.at.addr(), Meta: meta}.Append(nil)
+	}
+	p.tell(m.name, before, farewell)
+	p.tell(m.name, now, nil)
 	for _, s := range before {
 		p.dirty[s] = true
 		if !slices.Contains(now, s) {
@@ -216,12 +221,12 @@ func (p *pool) forget(m *member) {
 		p.dirty[s] = true
 		p.unlink(m, s)
 	}
-	p.tell(m.name, services)
+	p.tell(m.name, services, nil)
 	delete(p.members, m.name)
 	delete(p.dead, m)
 	delete(p.checks, m)
 	if p.observer != nil {
-		delete(p.observer.claims, m.name)
+		p.observer.forgotten(m.name)
 	}
 }
 
@@ -243,5 +248,5 @@ func (p *pool) touch(m *member) {
 	for _, s := range services {
 		p.dirty[s] = true
 	}
-	p.tell(m.name, services)
+	p.tell(m.name, services, nil)
 }

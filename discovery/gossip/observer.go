@@ -21,7 +21,7 @@ const upstreams = 2
 // would fill from its own gossip: the records are verified, kept and dropped by the same rules. All is guarded by the pool's mu, but
 // for what the streams alone use.
 type observer struct {
-	m         *Member
+	m         *Observer
 	p         *pool
 	up        [upstreams]upstream
 	interests map[string]*interest
@@ -217,13 +217,17 @@ func (o *observer) weigh(i int, name string, c *claim, now time.Time) {
 	m := p.members[name]
 	if s.word != silent && (m == nil || m.at.addr() != s.addr || !bytes.Equal(m.meta, s.meta)) {
 		switch {
-		case m == nil, m.verified && m.at.addr() == s.addr, !m.verified && !c.backs(m):
+		case o.late(m, name, s): // an upstream may be behind the other
+		case m == nil, m.verified && m.at.addr() == s.addr, !m.verified && (m.lies || !c.backs(m)):
 			p.learn(name, news{addr: s.addr, meta: s.meta}, now)
 		case m.verified: // names stay where they are
 			if n := p.refused.Add(tally.Forged); n > 0 {
 				p.log.Warn("gossip: a member is said to be elsewhere", "instance", name, "addr", m.at.addr(), "claimed", s.addr, "by", o.up[i].addr, "refused", n)
 			}
 		}
+		m = p.members[name]
+	}
+	if m != nil && m.lies && o.another(m, c, now) { // somebody may have forged what does
 		m = p.members[name]
 	}
 	if m != nil && !o.concerns(m) && (m.verified || !o.another(m, c, now)) {
@@ -238,6 +242,16 @@ func (o *observer) weigh(i int, name string, c *claim, now time.Time) {
 	if !slices.ContainsFunc(c.said[:], func(s saying) bool { return s.word != silent }) {
 		delete(o.claims, name)
 	}
+}
+
+// late reports whether what is said of a member was overtaken by what is known to be true. p.mu is held.
+func (o *observer) late(m *member, name string, s saying) bool {
+	known, left := o.p.goodbyes[name]
+	if m != nil && m.verified && m.at.addr() == s.addr {
+		known, left = m.record().Generation, true
+	}
+	r, err := record.Decode(s.meta, name, s.addr.Addr())
+	return left && err == nil && r.Generation <= known
 }
 
 // backs reports whether any upstream says what is known of m.
@@ -287,7 +301,9 @@ func (o *observer) assess(m *member, c *claim, now time.Time) {
 		return // nobody to ask: what is known stands
 	}
 	suspected := dead > 0 || absent > 0 && (alive == 0 || m.dead)
-	c.disputed = suspected && alive > 0
+	if c.disputed = suspected && alive > 0; m.dead {
+		p.poke() // it may expire, now or later
+	}
 	switch {
 	case suspected && !m.dead:
 		p.bury(m, now)
@@ -305,6 +321,17 @@ func (o *observer) disputes(m *member) bool {
 	return c != nil && c.disputed
 }
 
+// forgotten drops what was said of a member that expired, or announces nothing of interest any more.
+func (o *observer) forgotten(name string) { delete(o.claims, name) }
+
+// unproven tries what another upstream says of a member that can't prove what is known of it.
+func (o *observer) unproven(m *member, now time.Time) {
+	if c := o.claims[m.name]; c != nil && !m.verified {
+		o.another(m, c, now)
+		o.flush()
+	}
+}
+
 // connected notes that upstream i is there, and has it asked for everything.
 func (o *observer) connected(i int, addr netip.AddrPort) {
 	o.p.mu.Lock()
@@ -314,6 +341,7 @@ func (o *observer) connected(i int, addr netip.AddrPort) {
 	u.synced, u.offers = make(map[string]bool), make(map[string]map[string]saying)
 	o.alone = time.Time{}
 	o.m.alone.over(time.Now(), o.m.cfg.Logger)
+	o.p.poke() // suspects may expire again
 	poke(u.wake)
 }
 

@@ -29,6 +29,20 @@ func (e *FullError) Error() string {
 	return fmt.Sprintf("the member's record would have %d bytes, of %d: announce fewer or shorter names", e.Size, e.Limit)
 }
 
+// A follower fills the pool of a process that is no member, see observer. Its methods are called with the pool's mu held.
+type follower interface {
+	// follow makes a service known, if there is one.
+	follow(service string)
+	// blind reports whether nobody tells anything.
+	blind() bool
+	// disputes reports whether some say that a suspect lives.
+	disputes(m *member) bool
+	// unproven looks for something else that is said of a member, whose certificate does not fit what is known.
+	unproven(m *member, now time.Time)
+	// forgotten notes that a member was.
+	forgotten(name string)
+}
+
 // pool is what is known of the members. It learns from memberlist by way of news, which the
 // run loop applies: memberlist calls back under its own lock.
 type pool struct {
@@ -67,7 +81,7 @@ type pool struct {
 	newcomer  chan struct{} // has something when there is a member that was not known
 	observers map[*watcher]struct{}
 	watchers  map[string][]*watcher // of observers, who follows a service
-	observer  *observer             // nil in a full member
+	observer  follower              // nil in a full member
 }
 
 func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
@@ -209,7 +223,7 @@ func (p *pool) announce(next record.Record) error {
 			p.appeared = p.appeared || !p.exists(service)
 			p.dirty[service] = true
 		}
-		p.tell(p.name, services(r))
+		p.tell(p.name, services(r), nil)
 	}
 	p.announced = p.announced || len(next.Endpoints) > 0
 	p.own, p.encoded = next, encoded

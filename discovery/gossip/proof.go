@@ -42,7 +42,11 @@ type Refused struct {
 
 // Refused returns what was refused so far.
 func (m *Member) Refused() Refused {
-	t := m.pool.refused
+	return m.pool.refusals()
+}
+
+func (p *pool) refusals() Refused {
+	t := p.refused
 	return Refused{
 		Sealed: t.Count(tally.Sealed), Messages: t.Count(tally.Message), Streams: t.Count(tally.Stream),
 		Lies: t.Count(tally.Lie), Forged: t.Count(tally.Forged), Replayed: t.Count(tally.Replayed),
@@ -58,12 +62,12 @@ type proof struct {
 }
 
 // prove asks the member at an address who it is: it holds the key of the certificate that it shows.
-func (m *Member) prove(ctx context.Context, addr string) (*proof, error) {
-	chain, err := m.dialer().Chain(ctx, addr)
+func (c Config) prove(ctx context.Context, addr string) (*proof, error) {
+	chain, err := c.dialer().Chain(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	service, err := m.cfg.Identity.VerifyMember(chain)
+	service, err := c.Identity.VerifyMember(chain)
 	if err != nil {
 		return nil, err
 	}
@@ -238,12 +242,14 @@ func (p *pool) checked(m *member, c *check, shown *proof, err error, now time.Ti
 	if err == nil && p.fits(m, shown, now) {
 		delete(p.checks, m)
 		p.touch(m)
+		if p.observer != nil {
+			p.observer.unproven(m, now)
+		}
 		p.publish()
 		return
 	}
-	if c.failed++; p.observer != nil && !m.verified && p.observer.claims[m.name] != nil {
-		p.observer.another(m, p.observer.claims[m.name], now) // who knows better?
-		p.observer.flush()
+	if c.failed++; p.observer != nil {
+		p.observer.unproven(m, now)
 	}
 	pause := min(time.Second<<min(c.failed-1, 10), maxCheckPause)
 	c.due = now.Add(pause/2 + rand.N(pause)) //nolint:gosec // not a secret

@@ -186,10 +186,10 @@ func (s *search) note(addrs []netip.AddrPort, errs []error) {
 		s.failed = make(map[netip.AddrPort]failure)
 	}
 	for i, a := range addrs {
-		if errs[i] == nil {
+		if errs[i] == nil { //nolint:gosec // there are as many as addrs
 			delete(s.failed, a)
 		} else {
-			s.failed[a] = failure{s.failed[a].times + 1, errs[i]}
+			s.failed[a] = failure{s.failed[a].times + 1, errs[i]} //nolint:gosec // see above
 		}
 	}
 }

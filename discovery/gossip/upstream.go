@@ -31,7 +31,7 @@ var (
 	errNoHello = errors.New("gossip: the member does not say hello")
 )
 
-func newObserver(m *Member) *observer {
+func newObserver(m *Observer) *observer {
 	o := &observer{
 		m: m, p: m.pool, interests: make(map[string]*interest), claims: make(map[string]*claim),
 		greeted: make(chan struct{}), alone: time.Now(),
@@ -128,7 +128,7 @@ func (o *observer) isBlind() bool {
 // through observes through the member at addr until it fails or its time is over.
 func (o *observer) through(ctx context.Context, i int, addr netip.AddrPort) error {
 	opening, opened := context.WithTimeout(ctx, openTimeout)
-	conn, err := o.m.dialer().Open(opening, addr.String(), transport.ALPNObserve)
+	conn, err := o.m.cfg.dialer().Open(opening, addr.String(), transport.ALPNObserve)
 	opened()
 	if err != nil {
 		return err

@@ -44,9 +44,9 @@ type watcher struct {
 	// Guarded by p.mu.
 	wants   map[string]bool
 	asked   []wish
-	answer  string              // the service of left, "" when nothing is being answered
-	left    []string            // members to tell of to end the answer
-	pending map[string]struct{} // members to tell of
+	answer  string            // the service of left, "" when nothing is being answered
+	left    []string          // members to tell of to end the answer
+	pending map[string][]byte // members to tell of, and the last words of those who left
 	ended   bool
 }
 
@@ -60,7 +60,7 @@ type wish struct {
 func (p *pool) serveObserver(conn *tls.Conn, tooMany bool) {
 	w := &watcher{
 		p: p, conn: conn, wake: make(chan struct{}, 1), asks: make(chan struct{}, 1), slack: maxInterests + askSpare, since: time.Now(),
-		wants: make(map[string]bool), pending: make(map[string]struct{}),
+		wants: make(map[string]bool), pending: make(map[string][]byte),
 	}
 	if tooMany {
 		_ = w.write(w.peers(observe.Frame{Kind: observe.Hello, Full: true}.Append(nil)), time.Second) // it looks elsewhere anyhow
@@ -137,7 +137,6 @@ func (w *watcher) take(f observe.Frame) bool {
 	case observe.Drop:
 		delete(w.wants, f.Name)
 		w.p.unwatch(w, f.Name)
-		w.asked = slices.DeleteFunc(w.asked, func(q wish) bool { return q.service == f.Name })
 	}
 	return true // later versions may say more
 }
@@ -213,8 +212,10 @@ func (w *watcher) next(b []byte) (_ []byte, some bool) {
 			b = w.begin(b, w.asked[0])
 			w.asked = w.asked[1:]
 		case len(w.pending) > 0:
-			for name := range w.pending {
-				b = p.tellOf(b, name)
+			for name, farewell := range w.pending {
+				if b = append(b, farewell...); farewell == nil {
+					b = p.tellOf(b, name)
+				}
 				delete(w.pending, name)
 				break
 			}
@@ -317,11 +318,14 @@ func (p *pool) unwatch(w *watcher, service string) {
 	}
 }
 
-// tell has those told of a member who follow one of these services. p.mu is held.
-func (p *pool) tell(name string, services []string) {
+// tell has those told of a member who follow one of these services. The farewell of one that left, nil otherwise, is its last record: it
+// will be forgotten when it is its turn. p.mu is held.
+func (p *pool) tell(name string, services []string, farewell []byte) {
 	for _, s := range services {
 		for _, w := range p.watchers[s] {
-			w.pending[name] = struct{}{}
+			if farewell != nil || w.pending[name] == nil {
+				w.pending[name] = farewell
+			}
 			poke(w.wake)
 		}
 	}

@@ -176,7 +176,7 @@ const buckets = 64
 type Digest [buckets]uint64
 
 // Bucket returns the bucket of a member.
-func Bucket(name string) int { return int(hash(name, nil, nil) % buckets) } //nolint:gosec // less than 64
+func Bucket(name string) int { return int(hash(name, nil, nil) % buckets) }
 
 // Add takes a member in.
 func (d *Digest) Add(name string, addr netip.AddrPort, meta []byte) {
