@@ -37,6 +37,7 @@ type interest struct{ answered chan struct{} }
 // An upstream is a member that is observed through.
 type upstream struct {
 	addr   netip.AddrPort // zero when there is none
+	trying netip.AddrPort // who may become addr: never the other upstream
 	wake   chan struct{}  // there is something to ask; capacity 1
 	asks   []string       // services to ask for
 	drops  []string

@@ -79,25 +79,37 @@ func (o *observer) keep(ctx context.Context, i int) {
 // third time after that.
 func (o *observer) choose(ctx context.Context, i, attempt int, s *search) (addrs []netip.AddrPort, seeds []found) {
 	known := o.known()
-	taken := make(map[netip.AddrPort]bool)
-	o.p.mu.Lock()
-	first := o.size == 0 && i == 0
-	for _, u := range o.up {
-		taken[u.addr] = true
-	}
-	o.p.mu.Unlock()
-	if attempt%3 == 2 || first && attempt == 0 || len(known) == 0 {
+	var lists [][]ranked
+	if attempt%3 == 2 || i == 0 && o.isNew() || len(known) == 0 {
 		seeds = lookUp(ctx, o.m.cfg.Resolver, o.m.cfg.Seeds)
-		lists := make([][]ranked, len(seeds))
-		for i, f := range seeds {
-			lists[i] = f.addrs
+		for _, f := range seeds {
+			lists = append(lists, f.addrs)
 		}
-		addrs = s.pick(lists, taken)
 	}
+	o.p.mu.Lock()
+	defer o.p.mu.Unlock()
+	taken := make(map[netip.AddrPort]bool)
+	for j, u := range o.up {
+		if j != i {
+			taken[u.addr], taken[u.trying] = true, true
+		}
+	}
+	addrs = s.pick(lists, taken)
 	if len(addrs) == 0 {
 		addrs = s.pick([][]ranked{known}, taken)
 	}
-	return addrs[:min(len(addrs), 1)], seeds
+	o.up[i].trying = netip.AddrPort{}
+	if len(addrs) > 0 {
+		addrs, o.up[i].trying = addrs[:1], addrs[0]
+	}
+	return addrs, seeds
+}
+
+// isNew reports whether no member was reached yet.
+func (o *observer) isNew() bool {
+	o.p.mu.Lock()
+	defer o.p.mu.Unlock()
+	return o.size == 0
 }
 
 // known are the members that were told of, those of services that are looked up, and those remembered, in any order.
