@@ -23,8 +23,8 @@
 //
 // # Observing
 //
-// A process that only looks services up need not be a member: [Observe] follows those that it asks for through two members, which
-// each serve up to 256 observers. It needs no key of the pool.
+// A process that only looks services up need not be a member: [Observe] follows those that it asks for through two members of those that
+// have [Config.Observers], as the control plane does. It needs no key of the pool.
 package gossip
 
 import (
@@ -79,6 +79,8 @@ type Config struct {
 	// take part, each can announce its own service alone, and endpoints are suspect until the member has shown the
 	// certificate that allows them. Nil leaves all that out: whoever has a key may announce what it wants.
 	Identity Identity
+	// Observers is what this member does for observers of the pool: [ServeObservers], or nothing, which sends them away. It takes an Identity.
+	Observers ObserverService
 	// Label keeps pools apart that could reach each other. It is not secret.
 	Label string
 	// Seeds are members to join through, looked up at every attempt: "host:port", or, as "_gossip._tcp.mesh.example.org", the SRV

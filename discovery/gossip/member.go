@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -93,10 +94,14 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m.pool.prove = cfg.prove
 	list := m.listConfig()
+	var serve func(*tls.Conn, bool)
+	if cfg.Observers.serve != nil {
+		serve = func(c *tls.Conn, tooMany bool) { cfg.Observers.serve(m.pool, c, tooMany) }
+	}
 	t := transport.New(transport.Config{
+		Observe: serve,
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger, Refused: m.pool.refused,
-		Observe: m.pool.serveObserver,
-		Guard:   guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
+		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
 	})
 	list.Transport, m.wire = t, t
 	if m.list, err = memberlist.Create(list); err != nil {

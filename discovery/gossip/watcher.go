@@ -56,6 +56,14 @@ type wish struct {
 	knows   *observe.Digest
 }
 
+// An ObserverService is what a member does for those that observe the pool through it.
+type ObserverService struct {
+	serve func(p *pool, conn *tls.Conn, tooMany bool)
+}
+
+// ServeObservers is for [Config.Observers]. It is not the default, since it is 45 KB of a program.
+func ServeObservers() ObserverService { return ObserverService{(*pool).serveObserver} }
+
 // serveObserver tells an observer what it wants to know until the stream ends.
 func (p *pool) serveObserver(conn *tls.Conn, tooMany bool) {
 	w := &watcher{
