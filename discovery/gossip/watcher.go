@@ -61,7 +61,7 @@ type ObserverService struct {
 	serve func(p *pool, conn *tls.Conn, tooMany bool)
 }
 
-// ServeObservers is for [Config.Observers]. It is not the default, since it is 45 KB of a program.
+// ServeObservers is for [Config.Observers]. It is not the default, since it is 24 KB of a program.
 func ServeObservers() ObserverService { return ObserverService{(*pool).serveObserver} }
 
 // serveObserver tells an observer what it wants to know until the stream ends.
