@@ -80,6 +80,9 @@ func (c *conn) lockWrite() error {
 		select {
 		case l.writing <- struct{}{}: // Close breaks the write that has it
 		case <-l.net.writeDeadline.Done():
+			if l.net.isClosed() {
+				return ErrClosed // by somebody who keeps the token
+			}
 			return os.ErrDeadlineExceeded
 		}
 	}

@@ -83,7 +83,7 @@ func (c *netConn) Close() error {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
-	c.writeDeadline.Set(time.Time{})
+	c.writeDeadline.Set(past()) // whoever waits for the token need not get it any more
 	c.wg.Wait()
 	c.mu.Lock()
 	hooks := c.onClose
@@ -224,7 +224,15 @@ func (c *netConn) clearWriteDeadline() bool {
 }
 
 // writeTimedOut reports whether the write deadline has passed.
-func (c *netConn) writeTimedOut() bool { return c.behind.Load() && c.writeDeadline.Passed() }
+func (c *netConn) writeTimedOut() bool {
+	return c.behind.Load() && c.writeDeadline.Passed() && !c.isClosed()
+}
+
+func (c *netConn) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
 
 // spilling reports whether the rest of an earlier write is still on its way.
 func (c *netConn) spilling() bool {
