@@ -47,15 +47,7 @@ func newSite(t *testing.T) *site {
 		_ = json.NewEncoder(w).Encode(seen{r.Method, r.URL.Path, r.Host, r.URL.Host, r.Header})
 	}))
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(ln)
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
-	})
+	serveUntilEnd(t, srv, ln)
 	svid, err := s.net.Identity(t, "orders").GetX509SVID()
 	if err != nil {
 		t.Fatal(err)

@@ -127,19 +127,6 @@ func TestDenialsAttractNoRequests(t *testing.T) {
 	}
 }
 
-func serveUntilEnd(t *testing.T, srv *http.Server, ln net.Listener) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(ln)
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
-	})
-}
-
 // Raw connections: to one instance they break, end or are denied at once.
 func TestFailuresAttractNoDials(t *testing.T) {
 	for name, serve := range map[string]func(net.Conn){

@@ -147,15 +147,7 @@ func survive(t *testing.T, p hostilePeer) {
 			}
 		},
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(ln)
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
-	})
+	serveUntilEnd(t, srv, ln)
 	c := n.Join(t, "orders").HTTPClient()
 	want := func() {
 		t.Helper()

@@ -90,16 +90,22 @@ func (w *world) serveHTTP(m *mesh.Mesh, h http.HandlerFunc, port ...string) net.
 	}
 	ln := w.listen(m, o)
 	srv := &http.Server{Handler: m.Handler(h, port...), ReadHeaderTimeout: 10 * time.Second}
+	serveUntilEnd(w.t, srv, ln)
+	return ln
+}
+
+// serveUntilEnd has srv accept from ln until the test ends.
+func serveUntilEnd(t *testing.T, srv *http.Server, ln net.Listener) {
+	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = srv.Serve(ln)
 	}()
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = srv.Close()
 		<-done
 	})
-	return ln
 }
 
 func addrOf(ln net.Listener) netip.AddrPort {

@@ -89,15 +89,7 @@ func serveIn(t *testing.T, m *mesh.Mesh, h http.Handler) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(ln)
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
-	})
+	serveUntilEnd(t, srv, ln)
 }
 
 func ask(t *testing.T, m *mesh.Mesh, token string) *http.Response {

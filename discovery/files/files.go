@@ -10,7 +10,8 @@
 //	]}
 //
 // A service and an address are needed. Without a port it is the service's default one, without an instance the
-// address stands for it, the weight is then 1 and the state "ready". "also" lists up to three other IP addresses of the same process. What is not one of these fields is an error.
+// address stands for it, the weight is then 1 and the state "ready". "also" lists up to three other IP addresses of
+// the same process. What is not one of these fields is an error.
 package files
 
 import (

@@ -1,7 +1,6 @@
 package files_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +21,7 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/discoverytest"
 	"github.com/intramesh/mesh/discovery/files"
+	"github.com/intramesh/mesh/discovery/internal/testlog"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/internal/atomicfile"
 )
@@ -146,29 +146,11 @@ func TestConfigMap(t *testing.T) {
 	})
 }
 
-// syncBuffer is a log that can be read meanwhile.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 func TestLastGoodStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "e.json")
 		write(t, path, one)
-		var log syncBuffer
+		var log testlog.Buffer
 		s := open(t, files.Config{Path: path, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		good := s.Lookup("payments")
 		step := func(warnings int, what string) {

@@ -1,7 +1,6 @@
 package gossip_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,13 +9,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/discovery/gossip/internal/attack"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
+	"github.com/intramesh/mesh/discovery/internal/testlog"
 )
 
 // An attacker has sockets in the fabric, and sends what it wants.
@@ -76,25 +75,6 @@ func (a *attacker) stream(t testing.TB, to string, b []byte) {
 	_, _ = io.Copy(io.Discard, conn)
 }
 
-// journal keeps what is logged.
-type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(b)
-}
-
-// lines counts those that hold a text.
-func (j *journal) lines(text string) int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Count(j.b.String(), text)
-}
-
 // Each attack is run by somebody who holds the pool's key, and by somebody who doesn't. The first may
 // raise suspicion for a moment; the other one must not be noticed but in counters and logs.
 func TestAttacks(t *testing.T) {
@@ -102,7 +82,7 @@ func TestAttacks(t *testing.T) {
 		for who, key := range map[string][]byte{"member": key(1), "stranger": key(9)} {
 			t.Run(named.Name+"/"+who, func(t *testing.T) {
 				inFabric(t, func(t *testing.T, f *fabric) {
-					var told journal
+					var told testlog.Buffer
 					a := f.startWith(t, ipA, gossip.Config{Logger: slog.New(slog.NewTextHandler(&told, nil))})
 					b, c := f.start(t, ipB, seedA), f.start(t, ipC, seedA)
 					b.serve(t, "payments")
@@ -146,9 +126,9 @@ func TestAttacks(t *testing.T) {
 }
 
 // counted fails unless n has counted an attack that it can recognize, and its log tells of it in few lines.
-func counted(t *testing.T, n *node, told *journal, who string, what attack.Attack) {
+func counted(t *testing.T, n *node, told *testlog.Buffer, who string, what attack.Attack) {
 	t.Helper()
-	r, lines := n.Refused(), told.lines(" refused=")
+	r, lines := n.Refused(), strings.Count(told.String(), " refused=")
 	found := r.Messages
 	if who == "stranger" {
 		found = r.Sealed

@@ -78,8 +78,8 @@ type pool struct {
 	goodbyes  map[string]uint64 // generation of the last record, by members that left
 	left      []netip.AddrPort  // of those who left, see takeLeft
 	refused   *tally.Tally
-	newcomer  chan struct{} // has something when there is a member that was not known
-	observers map[*watcher]struct{}
+	newcomer  chan struct{}         // has something when there is a member that was not known
+	observers int                   // that are served
 	watchers  map[string][]*watcher // of observers, who follows a service
 	observer  follower              // nil in a full member
 }
@@ -91,7 +91,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]time.Time),
 		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: new(tally.Tally),
-		observers: make(map[*watcher]struct{}), watchers: make(map[string][]*watcher),
+		watchers: make(map[string][]*watcher),
 	}
 	return p, p.announce(record.Record{})
 }

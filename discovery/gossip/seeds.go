@@ -126,7 +126,7 @@ func lookUpSRV(ctx context.Context, r *net.Resolver, name string) ([]ranked, err
 	return slices.Concat(hosts...), errors.Join(errs...)
 }
 
-// A search remembers who could not be reached. Only stayJoined uses it.
+// A search remembers who could not be reached. It is for one goroutine.
 type search struct {
 	failed map[netip.AddrPort]failure
 }

@@ -75,7 +75,7 @@ func (p *pool) serveObserver(conn *tls.Conn, tooMany bool) {
 		return
 	}
 	p.mu.Lock()
-	p.observers[w] = struct{}{}
+	p.observers++
 	p.mu.Unlock()
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -87,7 +87,7 @@ func (p *pool) serveObserver(conn *tls.Conn, tooMany bool) {
 	err := w.listen()
 	p.mu.Lock()
 	w.ended = true
-	delete(p.observers, w)
+	p.observers--
 	for service := range w.wants {
 		p.unwatch(w, service)
 	}
@@ -343,5 +343,5 @@ func (p *pool) tell(name string, services []string, farewell []byte) {
 func (m *Member) Observers() int {
 	m.pool.mu.Lock()
 	defer m.pool.mu.Unlock()
-	return len(m.pool.observers)
+	return m.pool.observers
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/discoverytest"
+	"github.com/intramesh/mesh/discovery/internal/testlog"
 	"github.com/intramesh/mesh/discovery/kubernetes"
 	"github.com/intramesh/mesh/discovery/static"
 )
@@ -325,7 +326,7 @@ func TestGone(t *testing.T) {
 func TestAway(t *testing.T) {
 	server := newServer(t)
 	server.put(slice("a", "payments", "IPv4", pod("p", "10.0.0.1")))
-	var log syncBuffer
+	var log testlog.Buffer
 	cfg := server.config()
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	src := follow(t, cfg)
@@ -351,7 +352,7 @@ func TestAway(t *testing.T) {
 func TestRotation(t *testing.T) {
 	server := newServer(t)
 	server.put(slice("a", "payments", "IPv4", pod("p", "10.0.0.1")))
-	var log syncBuffer
+	var log testlog.Buffer
 	cfg := server.config()
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	src := follow(t, cfg)
@@ -450,22 +451,4 @@ func TestStartsWithoutServer(t *testing.T) {
 	if got := src.Lookup("payments").Endpoints; len(got) != 1 || got[0].Addr != netip.MustParseAddrPort("10.0.0.1:8443") {
 		t.Errorf("got %+v", got)
 	}
-}
-
-// syncBuffer is a log that can be read meanwhile.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

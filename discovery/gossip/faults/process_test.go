@@ -2,7 +2,6 @@ package faults_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip"
+	"github.com/intramesh/mesh/discovery/internal/testlog"
 )
 
 // A process is one member.
@@ -26,7 +26,7 @@ type process struct {
 	in     io.WriteCloser
 	end    func() error
 	done   chan struct{} // closed when it has printed its last
-	stderr journal
+	stderr testlog.Buffer
 
 	mu      sync.Mutex
 	now     view
@@ -35,24 +35,6 @@ type process struct {
 	doubts  int // how often Suspect rose
 	refused *gossip.Refused
 	changed chan struct{}
-}
-
-// journal keeps what a process logs.
-type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(b)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
 }
 
 // start runs a process in a namespace.
