@@ -42,6 +42,8 @@ func localWorkloads() []workload {
 	all = append(all, localWorkload("decide/pinned", "A decision on a connection's pinned rules", 15, map[string]func() (local, error){nameOurs: decidePinned}))
 	all = append(all, localWorkload("request", "What the mesh does for a request: reading, deciding, counting, its context", 150,
 		map[string]func() (local, error){nameOurs: requestPath}))
+	all = append(all, localWorkload("request/decided", "Of it, the rules, the time and the counters", 150,
+		map[string]func() (local, error){nameOurs: authorizePath}))
 	pick := localWorkload("pick", "Power of two choices among 10 endpoints", 40, map[string]func() (local, error){
 		nameOurs: func() (local, error) { return pickOne(false) }, nameOurs + ", with its outcome": func() (local, error) { return pickOne(true) },
 	})
@@ -51,7 +53,7 @@ func localWorkloads() []workload {
 // localWorkload measures functions; limit, in nanoseconds, is ours' goal.
 func localWorkload(name, title string, limit float64, build map[string]func() (local, error)) workload {
 	w := workload{name: name, title: title, headline: figTime, rounds: 15, again: true}
-	if strings.HasSuffix(name, "/1000") || name == "decide/pinned" || name == "pick" || name == "request" {
+	if strings.HasSuffix(name, "/1000") || name == "decide/pinned" || name == "pick" || strings.HasPrefix(name, "request") {
 		w.quickRounds = minRounds
 	}
 	if limit > 0 {
