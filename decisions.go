@@ -170,7 +170,11 @@ func (l *decisionLog) write(ctx context.Context, level slog.Level, msg string, a
 	if dropped > 0 {
 		attrs = append(attrs, slog.Uint64("records_left_out", dropped))
 	}
-	l.log.LogAttrs(ctx, level, msg, attrs...)
+	args := make([]any, len(attrs)) // [slog.Logger.LogAttrs] would be 7 KB of every program
+	for i, a := range attrs {
+		args[i] = a
+	}
+	l.log.Log(ctx, level, msg, args...)
 }
 
 func deniedAttrs(d *DeniedError, r *policy.Request, p Peer) []slog.Attr {

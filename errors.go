@@ -122,8 +122,8 @@ func (e *DialError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the last attempt timed out, as net.Error wants it.
 func (e *DialError) Timeout() bool {
-	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	t, ok := errors.AsType[net.Error](e.Err)
+	return ok && t.Timeout()
 }
 
 // Temporary is part of net.Error; it is always false.

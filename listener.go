@@ -164,8 +164,7 @@ func (l *listener) acceptLoop() {
 			return
 		}
 		// Out of file descriptors, or a peer that left while it was queued: it passes.
-		var t interface{ Temporary() bool }
-		if !errors.As(err, &t) || !t.Temporary() {
+		if t, ok := errors.AsType[net.Error](err); !ok || !t.Temporary() { //nolint:staticcheck // net/http asks it too
 			l.err = err
 			close(l.failed)
 			return

@@ -35,12 +35,12 @@ func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
 	}
 	_ = t.SetDeadline(time.Now().Add(relayTimeout))
 	defer context.AfterFunc(ctx, func() { _ = sc.net.Close() })() // Close waits for us
-	err := onehttp.Serve(t, func(r *http.Request) (int, []byte) {
+	err := onehttp.Serve(t, func(method string, u *url.URL) (int, []byte) {
 		switch {
-		case r.Method == http.MethodGet && r.URL.Path == wire.PathJoin:
+		case method == http.MethodGet && u.Path == wire.PathJoin:
 			return m.answerJoin()
-		case r.Method == http.MethodGet && r.URL.Path == wire.PathBundle && m.rules != nil:
-			after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+		case method == http.MethodGet && u.Path == wire.PathBundle && m.rules != nil:
+			after, err := strconv.ParseUint(u.Query().Get("after"), 10, 64)
 			switch {
 			case err != nil:
 				return http.StatusBadRequest, nil
@@ -82,7 +82,7 @@ func get(ctx context.Context, c *onehttp.Conn, path string, q url.Values, limit 
 	case status == http.StatusResetContent:
 		return nil, reuse, errKeysChanged
 	case status != http.StatusOK:
-		return nil, reuse, fmt.Errorf("%s: the answer is %d %s", path, status, http.StatusText(status))
+		return nil, reuse, fmt.Errorf("%s: the answer is HTTP status %d", path, status)
 	}
 	return body, reuse, nil
 }

@@ -24,8 +24,8 @@ func joinTarget(service, port string) string {
 // clients add by themselves mean the default port.
 func parseTarget(address string) (target, error) {
 	service, port, _ := strings.Cut(address, ":")
-	if !strings.Contains(service, "/") {
-		service = strings.ReplaceAll(service, ".", "/")
+	if !strings.Contains(service, "/") && strings.Contains(service, ".") {
+		service = strings.Join(strings.Split(service, "."), "/")
 	}
 	if port == "80" || port == "443" {
 		port = ""

@@ -128,6 +128,6 @@ func idempotent(req *http.Request) bool {
 // the endpoint is well, and serves raw connections alone, for example. crypto/tls does not export the type.
 func speaksOther(err error) bool {
 	const noApplicationProtocol tls.AlertError = 120
-	oe := (*net.OpError)(nil)
-	return errors.As(err, &oe) && oe.Op == "remote error" && oe.Err.Error() == noApplicationProtocol.Error()
+	oe, ok := errors.AsType[*net.OpError](err)
+	return ok && oe.Op == "remote error" && oe.Err.Error() == noApplicationProtocol.Error()
 }

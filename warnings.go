@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/intramesh/mesh/internal/wire"
 	"github.com/intramesh/mesh/policy"
@@ -62,6 +63,14 @@ func (w *warnings) set(all []string) []string {
 	return added
 }
 
+// valid leaves out what is not UTF-8, for [strings.Map].
+func valid(r rune) rune {
+	if r == utf8.RuneError {
+		return -1
+	}
+	return r
+}
+
 // report adds the warnings to a poll. The context that it returns ends, with errWarnings as its cause, when there are
 // others.
 func (w *warnings) report(ctx context.Context, q url.Values) (context.Context, context.CancelFunc) {
@@ -69,7 +78,7 @@ func (w *warnings) report(ctx context.Context, q url.Values) (context.Context, c
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.all[:min(len(w.all), wire.MaxWarnings)] {
-		q.Add("warning", strings.ToValidUTF8(s[:min(len(s), wire.MaxWarning)], ""))
+		q.Add("warning", strings.Map(valid, s[:min(len(s), wire.MaxWarning)]))
 	}
 	w.waiting = cancel
 	return ctx, func() { cancel(nil) }

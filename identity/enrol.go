@@ -170,8 +170,8 @@ func (s *StepCA) trade(ctx context.Context, proof Proof, req *request, roots *x5
 
 // explain adds what to do to a refusal of the token.
 func explain(err error, e *enrolment) error {
-	var refused *CAError
-	if !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized || e.token == nil {
+	refused, ok := errors.AsType[*CAError](err)
+	if !ok || refused.Status != http.StatusUnauthorized || e.token == nil {
 		return err
 	}
 	why := "it was used before, or has expired"

@@ -134,7 +134,7 @@ func (s *StepCA) start(ctx context.Context) error {
 			return fmt.Errorf("the control plane's URL %w", err)
 		}
 	}
-	s.cfg.RootFingerprint = strings.ToLower(strings.ReplaceAll(s.cfg.RootFingerprint, ":", ""))
+	s.cfg.RootFingerprint = strings.ToLower(strings.Join(strings.Split(s.cfg.RootFingerprint, ":"), ""))
 	if raw, err := hex.DecodeString(s.cfg.RootFingerprint); err != nil || len(raw) != 32 {
 		return fmt.Errorf("the root's fingerprint %q is not a SHA-256 in hex", s.cfg.RootFingerprint)
 	}

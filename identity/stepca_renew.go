@@ -166,8 +166,8 @@ func (s *StepCA) firstContact(ctx context.Context) (*x509.Certificate, error) {
 	giveUp := time.Now().Add(patience)
 	for failures := 1; ; failures++ {
 		root, err := s.client.root(ctx, s.cfg.RootFingerprint)
-		var op *net.OpError
-		if err == nil || !errors.As(err, &op) || op.Op != "dial" || time.Now().After(giveUp) {
+		op, ok := errors.AsType[*net.OpError](err)
+		if !ok || op.Op != "dial" || time.Now().After(giveUp) {
 			return root, err
 		}
 		if failures == 1 {

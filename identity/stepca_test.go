@@ -201,7 +201,7 @@ func TestBadAnswers(t *testing.T) {
 			http.Redirect(w, r, "https://10.0.0.1:9000/elsewhere", http.StatusTemporaryRedirect)
 		}, want: "307"},
 		{name: "refusal in words", path: "/sign", answer: status(http.StatusForbidden, `{"status":403,"message":"not allowed: payments"}`), want: "403): not allowed: payments"},
-		{name: "refusal without words", path: "/sign", answer: status(http.StatusBadGateway, `oops`), want: "502): Bad Gateway"},
+		{name: "refusal without words", path: "/sign", answer: status(http.StatusBadGateway, `oops`), want: "502): no reason given"},
 		{name: "refusal with escapes", path: "/sign", answer: status(http.StatusForbidden, `{"message":"a\u001b[2Jb\nc\u202ed"}`), want: "403): a [2Jb c d"},
 		{name: "no roots", path: "/roots", answer: status(http.StatusCreated, `{"crts":[]}`), want: "0 roots"},
 		{name: "empty root", path: "/roots", answer: status(http.StatusCreated, `{"crts":[""]}`), want: "not a CA certificate"},

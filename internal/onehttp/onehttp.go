@@ -1,6 +1,6 @@
 // Package onehttp speaks HTTP/1.1 on one connection: a request, its answer, and perhaps the next request. The calls
 // to the control plane need no more, and a program that uses no HTTP itself is a megabyte smaller without
-// net/http's client and server.
+// net/http's client and server, and 60 KB without what reads its messages.
 package onehttp
 
 import (
@@ -55,22 +55,20 @@ func (c *Conn) Do(ctx context.Context, method string, u *url.URL, json []byte, l
 		return 0, nil, false, err
 	}
 	c.src.N = maxHeader + limit
-	resp, err := c.next()
-	for err == nil && resp.StatusCode < http.StatusOK {
-		resp, err = c.next() // 1xx
+	h, status, err := c.next()
+	for err == nil && status < http.StatusOK {
+		h, status, err = c.next() // 1xx
 	}
 	if err != nil {
 		return 0, nil, false, fmt.Errorf("no answer: %w", unexpected(err))
 	}
-	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	switch {
-	case err != nil:
-		return 0, nil, false, unexpected(err)
-	case int64(len(body)) > limit:
-		return 0, nil, false, fmt.Errorf("%w: larger than %d bytes", ErrTooLarge, limit)
+	if status == http.StatusNoContent || status == http.StatusNotModified {
+		return status, nil, !h.last, nil
 	}
-	return resp.StatusCode, body, !resp.Close, nil
+	if body, err = h.body(c.in, limit); err != nil {
+		return 0, nil, false, unexpected(err)
+	}
+	return status, body, !h.last, nil
 }
 
 // request is a request as it is sent. A [http.Request] that writes itself would be 80 KB of every program.
@@ -87,40 +85,40 @@ func request(method string, u *url.URL, json []byte) []byte {
 }
 
 // next reads the next head of a response.
-func (c *Conn) next() (*http.Response, error) {
-	if c.Silence == 0 {
-		return http.ReadResponse(c.in, nil)
+func (c *Conn) next() (h head, status int, err error) {
+	if c.Silence != 0 {
+		if err := c.conn.SetReadDeadline(time.Now().Add(c.Silence)); err != nil {
+			return h, 0, err
+		}
 	}
-	if err := c.conn.SetReadDeadline(time.Now().Add(c.Silence)); err != nil {
-		return nil, err
+	if h, err = readHead(c.in); err == nil {
+		status, err = h.status()
 	}
-	resp, err := http.ReadResponse(c.in, nil)
-	if err == nil {
+	if err == nil && c.Silence != 0 {
 		err = c.conn.SetReadDeadline(time.Time{})
 	}
-	return resp, err
-}
-
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+	return h, status, err
 }
 
 // Serve reads one request without a body and sends h's answer. It does not close c.
-func Serve(c net.Conn, h func(*http.Request) (status int, body []byte)) error {
-	req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(c, maxHeader)))
+func Serve(c net.Conn, h func(method string, u *url.URL) (status int, body []byte)) error {
+	in, err := readHead(bufio.NewReader(io.LimitReader(c, maxHeader)))
 	if err != nil {
 		return err
 	}
-	status, body := h(req)
-	w := bufio.NewWriter(c)
-	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\nConnection: close\r\n", status, http.StatusText(status))
-	if status != http.StatusNoContent {
-		fmt.Fprintf(w, "Content-Length: %d\r\n", len(body))
+	parts := strings.Split(in.line, " ")
+	if len(parts) != 3 || parts[2] != "HTTP/1.1" || in.chunked || in.length > 0 {
+		return fmt.Errorf("%w: the request %.64q", errMalformed, in.line)
 	}
-	_, _ = io.WriteString(w, "\r\n")
-	_, _ = w.Write(body)
-	return w.Flush()
+	u, err := url.ParseRequestURI(parts[1])
+	if err != nil {
+		return err
+	}
+	status, body := h(parts[0], u)
+	out := fmt.Appendf(nil, "HTTP/1.1 %d \r\nConnection: close\r\n", status)
+	if status != http.StatusNoContent {
+		out = fmt.Appendf(out, "Content-Length: %d\r\n", len(body))
+	}
+	_, err = c.Write(append(append(out, "\r\n"...), body...))
+	return err
 }

@@ -129,8 +129,8 @@ func TestServe(t *testing.T) {
 		a, b := net.Pipe()
 		go func() {
 			defer b.Close()
-			_ = onehttp.Serve(b, func(r *http.Request) (int, []byte) {
-				if r.URL.Path != "/v1/x" {
+			_ = onehttp.Serve(b, func(_ string, u *url.URL) (int, []byte) {
+				if u.Path != "/v1/x" {
 					return 500, nil
 				}
 				return x.status, []byte(x.body)
