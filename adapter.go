@@ -22,6 +22,14 @@ func (e *DeniedError) Encode() string { return encodeDenied(e) }
 // far as the peer. For adapters.
 func ParseDenied(s string) (*DeniedError, bool) { return decodeDenied(s) }
 
+// Avoid has an endpoint be used only when nothing better is left, for Dial, HTTP and gRPC alike, until it is called again with false or
+// discovery drops the endpoint. For those who check endpoints, as package health does.
+func (m *Mesh) Avoid(ep discovery.Endpoint, on bool) {
+	s := m.balance.endpoints(target{ep.Service, ep.Port})
+	s.current() // it may be new
+	s.set.Avoid(endpoint{ep.Instance, ep.Addr}, on)
+}
+
 // EndpointKey is one instance at one address. For adapters.
 type EndpointKey = endpoint
 

@@ -51,6 +51,12 @@
 // Kubernetes, Consul. Any of them is Config.Discovery, or, beside the gossip, Config.AlsoDiscovery. It is never asked who somebody
 // is: an endpoint is an address to try.
 //
+// # Health
+//
+// A process is ready from the beginning, unless it says otherwise: [Mesh.SetReady], or package health, which asks the application over
+// HTTP or gRPC. Others send requests to those that are ready, and take them away from those that fail; package health can
+// also ask them. [Mesh.Shutdown] says that it drains first.
+//
 // # Policy
 //
 // Package policy has the rules' document and the engine. Without rules, everybody is denied. When the rules or a

@@ -176,3 +176,42 @@ func TestPickDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// What is avoided stays so, whatever becomes of requests, and is a last resort; afterwards it is as if nothing had been.
+func TestAvoid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSet("a", "bad")
+		p := pickKey(t, s, "bad")
+		s.Avoid("bad", true)
+		neverBad(t, s)
+		p.Succeeded(0)
+		neverBad(t, s)
+		p.Failed()
+		p.Done()
+		pass(time.Hour)
+		neverBad(t, s)
+		if p := pick(t, s, "a"); p.Key != "bad" {
+			t.Errorf("picked %s after a, want bad", p.Key)
+		} else {
+			p.Done()
+		}
+		failed := pickKey(t, s, "a")
+		failed.Failed()
+		failed.Done()
+		if p := pick(t, s); p.Key != "a" { // as it is due back
+			t.Errorf("all are ejected: picked %s, want a", p.Key)
+		} else {
+			p.Done()
+		}
+		pass(time.Minute)
+
+		s.Avoid("bad", false)
+		s.Avoid("a", false) // never was
+		p = pickKey(t, s, "bad")
+		p.Failed()
+		p.Done()
+		neverBad(t, s)
+		pass(time.Second)
+		pickKey(t, s, "bad").Done() // one second, like the first failure of all
+	})
+}

@@ -25,6 +25,9 @@ const (
 
 	minEject = time.Second
 	maxEject = 30 * time.Second
+
+	// held is the until of an endpoint that is avoided until further notice.
+	held = math.MaxInt64
 )
 
 // node is what is known of one endpoint. Times are ns since the set was made.
@@ -157,12 +160,12 @@ func (n *node) set(latency float64, now int64) {
 // recover ends the ejection, unless the endpoint failed after the request that succeeded was
 // picked.
 func (n *node) recover(outage uint64) {
-	if n.until.Load() == 0 {
+	if until := n.until.Load(); until == 0 || until == held {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if outage == n.outage.Load() {
+	if outage == n.outage.Load() && n.until.Load() != held {
 		n.failures = 0
 		n.until.Store(0)
 	}
@@ -172,11 +175,24 @@ func (n *node) recover(outage uint64) {
 func (n *node) eject(outage uint64, now int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if outage != n.outage.Load() {
+	if outage != n.outage.Load() || n.until.Load() == held {
 		return // the same outage, seen by another request
 	}
 	n.outage.Add(1)
 	d := min(minEject<<min(n.failures, 16), maxEject)
 	n.failures++
 	n.until.Store(now + int64(d))
+}
+
+// avoid ejects the endpoint until it is called again, or ends that.
+func (n *node) avoid(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case on:
+		n.until.Store(held)
+	case n.until.Load() == held:
+		n.failures = 0
+		n.until.Store(0)
+	}
 }

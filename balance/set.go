@@ -15,8 +15,8 @@
 // while others do better, and has its share again a second or two after it stopped.
 //
 // An endpoint that failed is ejected for 1, 2, 4 … 30 seconds, then gets one request at a time
-// until one succeeds. Ejection never empties a set: when every endpoint is ejected, the one
-// that is due back first is used.
+// until one succeeds. Active checks eject it for as long as they fail: see [Set.Avoid]. Ejection never empties a set: when every
+// endpoint is ejected, the one that is due back first is used.
 //
 // Endpoints near the caller come first, as far as they last: see [Shares]. A newcomer's share grows with its age: see
 // Endpoint.Since.
@@ -169,6 +169,16 @@ func (s *Set[K]) Failed(key K) {
 	for _, e := range s.list.Load().entries {
 		if e.key == key {
 			e.eject(e.outage.Load(), e.clock.now())
+		}
+	}
+}
+
+// Avoid ejects an endpoint until it is called again with false, whatever becomes of requests meanwhile. It is for one who asks the
+// endpoint itself how it is.
+func (s *Set[K]) Avoid(key K, on bool) {
+	for _, e := range s.list.Load().entries {
+		if e.key == key {
+			e.avoid(on)
 		}
 	}
 }

@@ -14,18 +14,18 @@ import (
 // RegisterHealth registers the standard health service
 // (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). Everything that s has
 // registered is SERVING while m is ready: see [mesh.Mesh.SetReady]. Like any method, its own ("grpc.health.v1.Health/Check") can be
-// called by those whom the rules allow.
+// called by those whom the rules allow. To set m's readiness from a health server of the application's own, see [FollowHealth].
 func RegisterHealth(s *grpc.Server, m *mesh.Mesh) {
-	healthpb.RegisterHealthServer(s, &health{server: s, mesh: m})
+	healthpb.RegisterHealthServer(s, &healthServer{server: s, mesh: m})
 }
 
-type health struct {
+type healthServer struct {
 	healthpb.UnimplementedHealthServer
 	server *grpc.Server
 	mesh   *mesh.Mesh
 }
 
-func (h *health) status() healthpb.HealthCheckResponse_ServingStatus {
+func (h *healthServer) status() healthpb.HealthCheckResponse_ServingStatus {
 	if state, _ := h.mesh.State(); state != discovery.Ready {
 		return healthpb.HealthCheckResponse_NOT_SERVING
 	}
@@ -33,7 +33,7 @@ func (h *health) status() healthpb.HealthCheckResponse_ServingStatus {
 }
 
 // knows reports whether there is such a service; the empty name is the server as a whole.
-func (h *health) knows(service string) bool {
+func (h *healthServer) knows(service string) bool {
 	if service == "" {
 		return true
 	}
@@ -41,14 +41,14 @@ func (h *health) knows(service string) bool {
 	return ok
 }
 
-func (h *health) Check(_ context.Context, r *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+func (h *healthServer) Check(_ context.Context, r *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	if !h.knows(r.GetService()) {
 		return nil, status.Error(codes.NotFound, "unknown service")
 	}
 	return &healthpb.HealthCheckResponse{Status: h.status()}, nil
 }
 
-func (h *health) List(context.Context, *healthpb.HealthListRequest) (*healthpb.HealthListResponse, error) {
+func (h *healthServer) List(context.Context, *healthpb.HealthListRequest) (*healthpb.HealthListResponse, error) {
 	statuses := map[string]*healthpb.HealthCheckResponse{"": {Status: h.status()}}
 	for name := range h.server.GetServiceInfo() {
 		statuses[name] = &healthpb.HealthCheckResponse{Status: h.status()}
@@ -59,7 +59,7 @@ func (h *health) List(context.Context, *healthpb.HealthListRequest) (*healthpb.H
 // Watch tells the status now and whenever it changes. When the mesh drains it ends with UNAVAILABLE, since a
 // stream without end would keep GracefulStop waiting. An unknown service stays unknown: all are registered before
 // the server serves.
-func (h *health) Watch(r *healthpb.HealthCheckRequest, s healthpb.Health_WatchServer) error {
+func (h *healthServer) Watch(r *healthpb.HealthCheckRequest, s healthpb.Health_WatchServer) error {
 	known := h.knows(r.GetService())
 	said := healthpb.HealthCheckResponse_UNKNOWN
 	for {
