@@ -104,7 +104,7 @@ type Config struct {
 	// suspect; the default is 60 s.
 	SuspectTTL time.Duration
 	// RejoinInterval is the time between attempts to reach seeds and remembered peers that are not
-	// members; the default is 10 s.
+	// members; the default is 10 s. Seeds' names are looked up less often while others are there.
 	RejoinInterval time.Duration
 	// ProbeInterval is the time between probes of other members. A member that stops is
 	// held dead after about five of them in a small pool, ten among thousands. The default is 500 ms.

@@ -126,10 +126,11 @@ func (m *Member) seek(s *search) bool {
 	for _, addr := range m.pool.living() {
 		known[addr] = true
 	}
-	if len(known) > 1 {
+	others := len(known) - 1
+	if others > 0 {
 		m.markJoined() // someone else came to us
 	}
-	seeds := lookUp(m.ctx, m.cfg.Resolver, m.cfg.Seeds)
+	seeds := s.lookUp(m.ctx, &m.cfg, others)
 	lists := make([][]ranked, len(seeds))
 	for i, f := range seeds {
 		if lists[i] = f.addrs; f.err != nil {

@@ -20,6 +20,9 @@ const (
 	maxPerSeed = 16
 	// lookupTimeout bounds looking up all seeds for one attempt.
 	lookupTimeout = 5 * time.Second
+	// seedTime is how long a member among others believes to know where its seeds are, if it has not lost half of the others
+	// since: all members of a large pool ask the same name servers.
+	seedTime = 5 * time.Minute
 )
 
 // CheckSeed returns an error unless seed is what [Config.Seeds] can hold. It asks nobody.
@@ -129,6 +132,33 @@ func lookUpSRV(ctx context.Context, r *net.Resolver, name string) ([]ranked, err
 // A search remembers who could not be reached. It is for one goroutine.
 type search struct {
 	failed map[netip.AddrPort]failure
+	seeds  []found
+	until  time.Time     // when seeds are looked up again
+	pause  time.Duration // about how long that is after the last time
+	others int           // how many there were at most since then
+}
+
+// lookUp returns where the seeds are, as far as that was ever known. One who is alone asks anew; among others that is asked ever
+// less often.
+func (s *search) lookUp(ctx context.Context, cfg *Config, others int) []found {
+	lost := others == 0 || 2*others <= s.others
+	s.others = max(s.others, others)
+	now := time.Now()
+	if !lost && now.Before(s.until) {
+		return s.seeds
+	}
+	if s.pause = min(2*s.pause, seedTime); lost {
+		s.pause = cfg.RejoinInterval
+	}
+	s.until, s.others = now.Add(s.pause/2+rand.N(s.pause/2+1)), others //nolint:gosec // jitter, not a secret
+	seeds := lookUp(ctx, cfg.Resolver, cfg.Seeds)
+	for i, old := range s.seeds {
+		if len(seeds[i].addrs) == 0 {
+			seeds[i].addrs = old.addrs
+		}
+	}
+	s.seeds = seeds
+	return seeds
 }
 
 // maxFailures bounds what a search remembers.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,15 +172,28 @@ func (l *logbook) read() ([]time.Time, []string) {
 	return slices.Clone(l.at), slices.Clone(l.text)
 }
 
+// noDNS returns a resolver that reaches no server, and a count of its attempts, of which each lookup makes the same number.
+func noDNS(t *testing.T) (r *net.Resolver, asked *atomic.Int32, each int32) {
+	asked = new(atomic.Int32)
+	r = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		asked.Add(1)
+		return nil, errors.New("no DNS here")
+	}}
+	_, _ = r.LookupHost(t.Context(), "seed.example.org") // package net must not begin with either in a bubble
+	asked.Store(0)
+	_, _, _ = r.LookupSRV(t.Context(), "", "", seedSRV)
+	return r, asked, asked.Load()
+}
+
 func TestIsolation(t *testing.T) {
+	dns, _, _ := noDNS(t)
 	inFabric(t, func(t *testing.T, f *fabric) {
 		start := time.Now()
 		warnings, ends := newLogbook(isolatedWarning), newLogbook("others are reached again")
-		errDNS := errors.New("no DNS here")
 		b := f.startWith(t, ipB, gossip.Config{
 			Logger:   slog.New(slog.NewMultiHandler(warnings, ends)),
 			Seeds:    []string{seedA, "seed.example.org:7946", ipB + ":7946"},
-			Resolver: &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errDNS }},
+			Resolver: dns,
 		})
 		now, alone := b.Isolated()
 		if !alone || now.Since != start || len(now.Seeds) != 3 || now.Seeds[0].Err == nil || now.Seeds[1].Err == nil || now.Seeds[2].Err != nil {
@@ -221,6 +235,34 @@ func TestIsolation(t *testing.T) {
 		again, _ := warnings.read()
 		if n := len(again) - len(at); n < 2 || n > 4 {
 			t.Errorf("%d warnings in a minute", n)
+		}
+	})
+}
+
+// TestSeedsAreLookedUpRarely: members of a large pool all have the same name servers. One that is alone, or has lost many, asks often.
+func TestSeedsAreLookedUpRarely(t *testing.T) {
+	dns, asked, each := noDNS(t)
+	inFabric(t, func(t *testing.T, f *fabric) {
+		b := f.startWith(t, ipB, gossip.Config{Seeds: []string{seedSRV}, Resolver: dns})
+		during := func(what string, d time.Duration, least, most int32) {
+			t.Helper()
+			asked.Store(0)
+			<-time.After(d)
+			if n := asked.Load() / each; n < least || n > most {
+				t.Errorf("%s: %d lookups in %v, want %d to %d", what, n, d, least, most)
+			}
+		}
+		during("alone", 10*time.Minute, 50, 250)
+		a := f.start(t, ipA, ipB+":7946")
+		c := f.start(t, "10.0.0.9", ipB+":7946")
+		during("at first among others", 5*time.Minute, 3, 9)
+		during("among others", time.Hour, 12, 26)
+		c.host.kill()
+		during("one of two is gone", 5*time.Minute, 3, 12)
+		a.host.kill()
+		during("alone again", 10*time.Minute, 50, 250)
+		if now, alone := b.Isolated(); !alone {
+			t.Errorf("%+v", now)
 		}
 	})
 }
