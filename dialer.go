@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"time"
-
-	"github.com/intramesh/mesh/policy"
 )
 
 const (
@@ -23,7 +21,7 @@ const (
 // slashes may also be written with dots, "invoices.billing"… see the package documentation for names. Its signature fits
 // the DialContext and Dialer fields of clients for other protocols.
 //
-// It connects to the least loaded endpoint and tries another when that fails. What answers has shown the
+// It connects to the least loaded endpoint and tries another when that fails, or says nothing for a second. What answers has shown the
 // certificate of that very service, or Dial fails. The connection has CloseWrite, and [PeerFromConn] tells
 // who answered. If the service's rules refuse it, the first Read or Write returns a *DeniedError: TLS 1.3 lets a client
 // finish before the server has decided. If it did so a moment ago, by rules that are still in force here and there, Dial returns that
@@ -47,51 +45,6 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 		return nil, &DialError{Service: t.service, Port: t.port, Err: ErrClosed}
 	}
 	return m.dial(ctx, t, nil)
-}
-
-// dial connects to the least loaded endpoint that can be reached; no alpn means a raw connection. Until it is closed the connection counts as its load.
-func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, error) {
-	set := m.balance.endpoints(t)
-	var tried []endpoint
-	var last error
-	for len(tried) < maxAttempts {
-		p, err := set.pick(tried...)
-		if err != nil {
-			if last == nil {
-				last = &DialError{Service: t.service, Port: t.port, Err: err}
-			}
-			break
-		}
-		if len(alpn) == 0 {
-			if d := m.early(ctx, t, p.Key.addr, func(*policy.Request) {}); d != nil {
-				p.Done()
-				return nil, &DialError{Service: t.service, Port: t.port, Addr: p.Key.addr.String(), Attempts: len(tried), Err: d}
-			}
-		}
-		start := time.Now()
-		c, err := m.dialEndpoint(ctx, t, p.Key.addr, alpn)
-		if err == nil {
-			p.Reached(0)
-			countUntilClose(c, p)
-			return c, nil
-		}
-		switch {
-		case m.ctx.Err() != nil:
-		case ctx.Err() == nil:
-			p.Failed()
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
-			p.Rejected(time.Since(start)) // the caller was in a hurry, or the endpoint hangs
-		}
-		p.Done()
-		tried, last = append(tried, p.Key), err
-		if ctx.Err() != nil || m.ctx.Err() != nil {
-			break
-		}
-	}
-	if de, ok := errors.AsType[*DialError](last); ok {
-		de.Attempts = len(tried)
-	}
-	return nil, last
 }
 
 // countUntilClose has a dialed connection count as its endpoint's load.
@@ -121,50 +74,54 @@ func (m *Mesh) DialEndpoint(ctx context.Context, address string, addr netip.Addr
 }
 
 func (m *Mesh) dialEndpoint(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
-	start := time.Now()
-	if len(alpn) == 0 {
-		if c := m.warm.take(ctx, warmKey{t.service, addr}); c != nil {
-			m.trace.dialDone(t, addr, start, nil)
-			return c, nil
-		}
+	if c := m.reuse(ctx, t, addr, alpn); c != nil {
+		return c, nil
 	}
-	c, err := m.handshakeWith(ctx, t, addr, alpn)
-	m.trace.dialDone(t, addr, start, err)
-	if err != nil {
-		return nil, &DialError{Service: t.service, Port: t.port, Addr: addr.String(), Attempts: 1, Err: err}
-	}
-	return c, nil
+	return m.connectTo(ctx, t, addr, alpn)
 }
 
-// handshakeWith connects to the endpoint at addr by one of its addresses. When another process than the service's answers at one of
-// them, as in networks that use the same addresses, the next has its turn.
-func (m *Mesh) handshakeWith(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+// reuse connects without a handshake, if it can.
+func (m *Mesh) reuse(ctx context.Context, t target, addr netip.AddrPort, alpn []string) net.Conn {
+	if len(alpn) > 0 {
+		return nil
+	}
+	start := time.Now()
+	c := m.warm.take(ctx, warmKey{t.service, addr})
+	if c == nil {
+		return nil
+	}
+	m.trace.dialDone(t, addr, start, nil)
+	return c
+}
+
+// connectTo makes a connection to the endpoint at addr by one of its addresses. When one says nothing, or another process than the
+// service's answers there, as in networks that use the same addresses, the next has its turn.
+func (m *Mesh) connectTo(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error) {
+	start := time.Now()
+	inTime, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	defer context.AfterFunc(m.ctx, cancel)()
 	set := m.balance.endpoints(t)
 	paths := set.paths(addr)
-	several := len(paths) > 1
-	for {
-		inner, i, err := connect(ctx, m.cfg.Network, paths)
+	c, which, err := byPaths(inTime, paths, func(ctx context.Context, to netip.AddrPort, connected func()) (net.Conn, error) {
+		inner, err := m.cfg.Network.DialContext(ctx, "tcp", to.String())
 		if err != nil {
 			return nil, m.closedOr(err)
 		}
-		c, err := m.handshake(ctx, t, addr, inner, alpn)
-		_, denied := errors.AsType[*DeniedError](err)
-		if err != nil && len(paths) > 1 && !denied && !speaksOther(err) && !errors.Is(err, ErrClosed) {
-			toFront(paths, i)
-			paths = paths[1:]
-			set.prefer(addr, paths[0]) // also if there is no time left now
-			if ctx.Err() == nil {
-				continue
-			}
-		}
-		if err == nil && several {
-			set.prefer(addr, paths[i])
-		}
-		return c, err
+		connected()
+		return m.handshake(ctx, t, addr, inner, alpn)
+	})
+	m.trace.dialDone(t, addr, start, err)
+	switch {
+	case err == nil && len(paths) > 1:
+		set.prefer(addr, paths[which])
+	case err != nil && len(paths) > 1 && anotherMay(err):
+		set.prefer(addr, paths[1]) // there may have been no time for it
 	}
+	if err != nil {
+		return nil, &DialError{Service: t.service, Port: t.port, Addr: addr.String(), Attempts: 1, Err: err}
+	}
+	return c, nil
 }
 
 func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, inner net.Conn, alpn []string) (net.Conn, error) {

@@ -2,19 +2,14 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
-const (
-	// headStart is the time that an address has before the next one of the same endpoint is tried too: RFC 8305's Connection
-	// Attempt Delay.
-	headStart = 250 * time.Millisecond
-	// pathMemory is how long the address that answered last is tried first.
-	pathMemory = 10 * time.Minute
-)
+// pathMemory is how long the address that answered last is tried first.
+const pathMemory = 10 * time.Minute
 
 // A path is the address by which an endpoint answered.
 type path struct {
@@ -66,51 +61,45 @@ func (s *endpointSet) prefer(addr, by netip.AddrPort) {
 	s.answered[addr] = path{by, time.Now().Add(pathMemory)}
 }
 
-// connect opens a connection to the first path that answers, and tells which one that is. Each has a head start
-// before the next, unless it fails. The error is that of the one that failed last.
-func connect(ctx context.Context, n Network, paths []netip.AddrPort) (c net.Conn, which int, err error) {
+// byPaths connects by the first path that leads to whom we want, and tells which one that is. Each has a head start before the next,
+// unless it fails. The error is that of the one that failed last, or one that another path would not change.
+func byPaths(ctx context.Context, paths []netip.AddrPort, connect func(ctx context.Context, to netip.AddrPort, connected func()) (net.Conn, error)) (net.Conn, int, error) {
 	if len(paths) == 1 {
-		c, err = n.DialContext(ctx, "tcp", paths[0].String())
+		c, err := connect(ctx, paths[0], func() {})
 		return c, 0, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	type outcome struct {
-		c     net.Conn
-		which int
-		err   error
-	}
-	outcomes := make(chan outcome, len(paths))
-	var wg sync.WaitGroup
-	defer func() {
-		cancel()
-		wg.Wait()
-		close(outcomes)
-		for o := range outcomes {
-			if o.err == nil {
-				_ = o.c.Close() // it comes too late
-			}
-		}
-	}()
-	started, next := 0, time.NewTimer(0)
-	defer next.Stop()
-	for failed := 0; failed < len(paths); {
-		select {
-		case <-next.C:
-			if i := started; i < len(paths) {
+	r := newRace(ctx, len(paths))
+	defer r.end(func(int) {})
+	var last error
+	var due time.Time // of the next one
+	for started := 0; started < len(paths) || r.running > 0; {
+		var wait time.Duration // any time, once all have started
+		if started < len(paths) {
+			if wait = time.Until(due); wait <= 0 || r.running == 0 {
+				to := paths[started]
+				r.start(started, func(ctx context.Context, connected func()) (net.Conn, error) { return connect(ctx, to, connected) })
 				started++
-				wg.Go(func() {
-					c, err := n.DialContext(ctx, "tcp", paths[i].String())
-					outcomes <- outcome{c, i, err}
-				})
-				next.Reset(headStart)
+				due = time.Now().Add(headStart)
+				continue
 			}
-		case o := <-outcomes:
-			if o.err == nil {
-				return o.c, o.which, nil
-			}
-			failed, err = failed+1, o.err
-			next.Reset(0)
+		}
+		e, ok := r.next(wait)
+		switch {
+		case !ok:
+		case e.connected && e.which == started-1:
+			due = due.Add(silence - headStart)
+		case e.connected:
+		case e.err == nil, !anotherMay(e.err):
+			return e.c, e.which, e.err
+		default:
+			last, due = e.err, time.Time{}
 		}
 	}
-	return nil, 0, err
+	return nil, 0, last
+}
+
+// anotherMay reports whether what made an attempt fail leaves it open that the right process answers by another path.
+func anotherMay(err error) bool {
+	_, denied := errors.AsType[*DeniedError](err)
+	return !denied && !speaksOther(err) && !errors.Is(err, ErrClosed)
 }

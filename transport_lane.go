@@ -142,7 +142,7 @@ func (p *pool) watch() (lanes bool) {
 // silent reports whether the endpoint does not answer over HTTP/2 either, which has to be there for that. An endpoint that refuses is
 // not silent: its system would also have ended what is open.
 func (p *pool) silent() bool {
-	c, _, err := p.acquire(p.transport.ctx, false, false)
+	c, _, err := p.acquire(p.transport.ctx, false, false, 0)
 	if err == nil {
 		c.Release()
 		p.release(c)

@@ -45,6 +45,9 @@ type pool struct {
 // errPoolGone is returned by a pool that was closed, which may have happened since it was empty: there may be a new one.
 var errPoolGone = errors.New("connection pool closed")
 
+// errSlow is returned by a pool that has no connection yet, though it was waited for. It goes on connecting.
+var errSlow = errors.New("connecting takes long")
+
 // poolConn is one connection. What changes is guarded by the pool's mutex.
 type poolConn struct {
 	*http.ClientConn
@@ -68,8 +71,9 @@ type dialCall struct {
 
 // acquire returns a connection that takes one more request, and whether it has carried any before. The
 // caller owes a RoundTrip (or Release), then pool.release. With fresh, connections that exist now are
-// not used; without lane, lanes are not.
-func (p *pool) acquire(ctx context.Context, fresh, lane bool) (*poolConn, bool, error) {
+// not used; without lane, lanes are not. With patience, it gives up waiting for a new one after that time, with errSlow.
+func (p *pool) acquire(ctx context.Context, fresh, lane bool, patience time.Duration) (*poolConn, bool, error) {
+	var over <-chan time.Time
 	for {
 		p.mu.Lock()
 		if p.closed {
@@ -94,8 +98,15 @@ func (p *pool) acquire(ctx context.Context, fresh, lane bool) (*poolConn, bool, 
 			p.transport.wg.Go(func() { p.dial(d) })
 		}
 		p.mu.Unlock()
+		if over == nil && patience > 0 {
+			t := time.NewTimer(patience)
+			defer t.Stop()
+			over = t.C
+		}
 		select {
 		case <-d.done:
+		case <-over:
+			return nil, false, errSlow
 		case <-ctx.Done():
 			return nil, false, context.Cause(ctx)
 		}

@@ -40,6 +40,7 @@ type roundTrip struct {
 	replays    int
 	tried      []endpoint // failed on a new connection
 	stale      []endpoint // failed on an old connection: a new one may do
+	slow       []endpoint // have not connected yet
 	last       error
 }
 
@@ -107,7 +108,7 @@ func headerHasToken(values []string, token string) bool {
 
 // run tries endpoints until one answers, or trying another would not be safe.
 func (r *roundTrip) run() (*http.Response, error) {
-	for len(r.tried)+len(r.stale) < maxEndpoints {
+	for len(r.tried)+len(r.stale)+len(r.slow) < maxEndpoints {
 		view := r.set.current()
 		p, fresh, err := r.pick()
 		if err != nil {
@@ -142,14 +143,18 @@ func (r *roundTrip) run() (*http.Response, error) {
 	return nil, r.last
 }
 
-// pick prefers an endpoint that was not tried at all to one whose old connection had died.
+// pick prefers an endpoint that was not tried at all to one whose old connection had died, and that to one that still connects.
 func (r *roundTrip) pick() (_ picked, fresh bool, err error) {
-	p, err := r.set.pick(append(r.tried, r.stale...)...)
+	p, err := r.set.pick(append(append(r.tried, r.stale...), r.slow...)...)
 	if errors.Is(err, errAllTried) && len(r.stale) > 0 {
-		p, err = r.set.pick(r.tried...)
-		return p, true, err
+		p, err = r.set.pick(append(r.tried, r.slow...)...)
+		fresh = true
 	}
-	return p, false, err
+	if errors.Is(err, errAllTried) && len(r.slow) > 0 {
+		p, err = r.set.pick(append(r.tried, r.stale...)...)
+		return p, false, err
+	}
+	return p, fresh, err
 }
 
 // try makes one attempt; again says that another one is safe.
@@ -166,7 +171,11 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 			if !speaksOther(err) {
 				p.Failed()
 			}
-			r.tried = append(r.tried, p.Key)
+			if errors.Is(err, errSlow) {
+				r.slow = append(r.slow, p.Key)
+			} else {
+				r.tried = append(r.tried, p.Key)
+			}
 		}
 		p.Done()
 		return nil, again, err
@@ -250,12 +259,22 @@ func (r *roundTrip) connect(view *endpointView, p *picked, fresh bool) (*poolCon
 		if r.upgrade {
 			c, err = pl.dialSolo(r.req.Context())
 		} else {
-			c, reused, err = pl.acquire(r.req.Context(), fresh, r.lane)
+			c, reused, err = pl.acquire(r.req.Context(), fresh, r.lane, r.patience())
 		}
 		if !errors.Is(err, errPoolGone) {
 			return c, reused, err
 		}
 	}
+}
+
+// patience is how long to wait for a new connection before another endpoint is asked, 0 without end: if there is none, or others were
+// slow too.
+func (r *roundTrip) patience() time.Duration {
+	const most = 2
+	if n := len(r.slow); n < most && len(r.tried)+len(r.stale)+n+1 < r.set.set.Len() {
+		return silence << n
+	}
+	return 0
 }
 
 // endsWithHeader reports whether nothing follows, so that a caller who doesn't close the body does no harm.
