@@ -104,12 +104,19 @@ func (m *Mesh) connectTo(ctx context.Context, t target, addr netip.AddrPort, alp
 	set := m.balance.endpoints(t)
 	paths := set.paths(addr)
 	c, which, err := byPaths(inTime, paths, func(ctx context.Context, to netip.AddrPort, connected func()) (net.Conn, error) {
+		if n := m.sameHost.dial(ctx, to); n != nil {
+			c, err := m.handshake(ctx, t, addr, n, alpn)
+			if err == nil || !anotherMay(err) {
+				return c, err
+			}
+			m.sameHost.doubt(to)
+		}
 		inner, err := m.cfg.Network.DialContext(ctx, "tcp", to.String())
 		if err != nil {
 			return nil, m.closedOr(err)
 		}
 		connected()
-		return m.handshake(ctx, t, addr, inner, alpn)
+		return m.handshake(ctx, t, addr, newNetConn(inner), alpn)
 	})
 	m.trace.dialDone(t, addr, start, err)
 	switch {
@@ -124,8 +131,7 @@ func (m *Mesh) connectTo(ctx context.Context, t target, addr netip.AddrPort, alp
 	return c, nil
 }
 
-func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, inner net.Conn, alpn []string) (net.Conn, error) {
-	n := newNetConn(inner)
+func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, n *netConn, alpn []string) (net.Conn, error) {
 	n.refused = func(d *DeniedError) { m.refusals.add(refuser{t, addr}, d) }
 	if !m.dialed.add(n) {
 		_ = n.Close() // the mesh is closing

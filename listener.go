@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -75,9 +76,10 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 		ready: make(chan net.Conn), failed: make(chan struct{}), slots: make(chan struct{}, maxUnaccepted), lot: newLot(),
 	}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
+	m.listenSameHost(ctx, l, network)
 	if err := m.addListener(l); err != nil {
 		l.cancel()
-		return nil, errors.Join(err, inner.Close())
+		return nil, errors.Join(err, l.closeSockets())
 	}
 	if err := m.announce(ctx, l); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: listen: announce %s: %w", joinTarget(m.service, l.port), err), l.Close())
@@ -89,6 +91,8 @@ func (m *Mesh) Listen(ctx context.Context, network, address string, opts ...List
 type listener struct {
 	mesh   *Mesh
 	inner  net.Listener
+	host   net.Listener   // for callers on this host; it may be nil
+	at     netip.AddrPort // what they dial
 	port   string
 	tls    *tls.Config
 	ctx    context.Context // ends with Close
@@ -99,7 +103,8 @@ type listener struct {
 	once    sync.Once
 	wg      sync.WaitGroup
 	ready   chan net.Conn
-	failed  chan struct{} // closed when inner can accept no more
+	fail    sync.Once
+	failed  chan struct{} // closed when no more can be accepted
 	err     error         // why; set before failed is closed
 	slots   chan struct{}
 
@@ -120,7 +125,10 @@ func (l *listener) Accept() (net.Conn, error) {
 	l.start.Do(func() {
 		l.serving.Store(true)
 		l.mesh.checkRules()
-		l.wg.Go(l.acceptLoop)
+		l.wg.Go(func() { l.acceptLoop(l.inner) })
+		if l.host != nil {
+			l.wg.Go(func() { l.acceptLoop(l.host) })
+		}
 	})
 	select {
 	case c := <-l.ready:
@@ -142,7 +150,7 @@ func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.cancel()
 		l.start.Do(func() {}) // no loop may start any more
-		err = l.inner.Close()
+		err = l.closeSockets()
 		l.mesh.withdraw(l)
 		l.wg.Wait()
 		l.lot.close()
@@ -150,14 +158,27 @@ func (l *listener) Close() error {
 	return err
 }
 
-func (l *listener) acceptLoop() {
+func (l *listener) closeSockets() error {
+	if l.host != nil {
+		_ = l.host.Close() // its name is free before the address is
+	}
+	return l.inner.Close()
+}
+
+func (l *listener) acceptLoop(from net.Listener) {
 	const minPause, maxPause = 5 * time.Millisecond, time.Second
 	pause := minPause
 	for {
-		c, err := l.inner.Accept()
+		c, err := from.Accept()
 		if err == nil {
 			pause = minPause
-			l.admit(newNetConn(c))
+			n := newNetConn(c)
+			if from == l.host {
+				n = l.mesh.sameHost.conn(c, l.at)
+			}
+			if n != nil {
+				l.admit(n)
+			}
 			continue
 		}
 		if l.ctx.Err() != nil {
@@ -165,8 +186,10 @@ func (l *listener) acceptLoop() {
 		}
 		// Out of file descriptors, or a peer that left while it was queued: it passes.
 		if t, ok := errors.AsType[net.Error](err); !ok || !t.Temporary() { //nolint:staticcheck // net/http asks it too
-			l.err = err
-			close(l.failed)
+			l.fail.Do(func() {
+				l.err = err
+				close(l.failed)
+			})
 			return
 		}
 		l.mesh.log.Warn("accept failed, trying again", "port", l.port, "error", err, "pause", pause)

@@ -22,12 +22,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is a mesh over real loopback sockets.
+// world is a mesh over real loopback sockets: those of TCP, in TestSameHost what Config says by default.
 type world struct {
-	t     *testing.T
-	ca    *testca.CA
-	names *static.Directory
-	rules *rules
+	t       *testing.T
+	ca      *testca.CA
+	names   *static.Directory
+	rules   *rules
+	network mesh.Network
+}
+
+// tcpAlone is the operating system's network without its Unix sockets.
+type tcpAlone struct {
+	net.Dialer
+	net.ListenConfig
 }
 
 func newWorld(t *testing.T, rs ...rule) *world {
@@ -38,6 +45,9 @@ func newWorld(t *testing.T, rs ...rule) *world {
 	}
 	w := &world{t: t, ca: ca, names: static.New(), rules: &rules{changed: make(chan struct{})}}
 	w.rules.set(rs...)
+	if !strings.HasPrefix(t.Name(), "TestSameHost/") {
+		w.network = new(tcpAlone)
+	}
 	return w
 }
 
@@ -54,7 +64,7 @@ func (w *world) source(service string) identity.Source {
 func (w *world) join(service string, edit ...func(*mesh.Config)) *mesh.Mesh {
 	w.t.Helper()
 	cfg := mesh.Config{
-		Service: service, Identity: w.source(service), Policy: w.rules,
+		Service: service, Identity: w.source(service), Policy: w.rules, Network: w.network,
 		Discovery: w.names.Member(service + "-" + w.t.Name() + time.Now().String()),
 	}
 	for _, f := range edit {

@@ -70,7 +70,8 @@ type Config struct {
 	LogAllowed int
 	// Trace gets every event; it may be nil.
 	Trace *Trace
-	// Network makes the connections; nil is the operating system's.
+	// Network makes the connections. Nil is the operating system's: TCP and, between processes of one user in one network namespace of
+	// Linux, Unix sockets. &struct{net.Dialer; net.ListenConfig}{} is TCP alone.
 	Network Network
 }
 
@@ -92,6 +93,7 @@ type Mesh struct {
 	facing      netip.Addr     // the local address that faces the control plane
 	instance    string         // in the gossip pool; "" outside of one
 	rules       *policy.Syncer // nil when Config.Policy is set
+	sameHost    *sameHost      // nil when Config.Network is set
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -165,11 +167,12 @@ func newMesh(cfg Config) (*Mesh, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	var host *sameHost
 	if cfg.Network == nil {
-		cfg.Network = &systemNetwork{}
+		cfg.Network, host = &systemNetwork{}, newSameHost()
 	}
 	m := &Mesh{
-		cfg: cfg, log: cfg.Logger, trace: cfg.Trace,
+		cfg: cfg, log: cfg.Logger, trace: cfg.Trace, sameHost: host,
 		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
 		buffers: newBuffers(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
 		listeners: make(map[string]*listener), deferred: make(map[string]bool),

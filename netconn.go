@@ -20,6 +20,8 @@ type netConn struct {
 	// local is unique to this connection: net/http hands it to every request
 	// (http.LocalAddrContextKey), and the mesh finds the connection by the pointer.
 	local net.Addr
+	// remote is what TCP would show, on a Unix socket; else nil.
+	remote net.Addr
 	// peer is set once, after the handshake and before anybody else sees the connection.
 	peer Peer
 	// refused is told what the peer of a raw connection says when it refuses or cuts it; nil when nobody wants to know.
@@ -64,6 +66,13 @@ func uniqueAddr(a net.Addr) net.Addr {
 }
 
 func (c *netConn) LocalAddr() net.Addr { return c.local }
+
+func (c *netConn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.Conn.RemoteAddr()
+}
 
 // CloseWrite sends a FIN where the network has one.
 func (c *netConn) CloseWrite() error {

@@ -6,7 +6,7 @@ import (
 )
 
 // A Network makes the connections that TLS runs on. The zero Config uses the operating
-// system's; meshtest uses one in memory. It is safe for concurrent use.
+// system's, and Unix sockets within a host; meshtest uses one in memory. It is safe for concurrent use.
 type Network interface {
 	// DialContext connects to a "host:port"; network is "tcp".
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)

@@ -13,7 +13,8 @@ const (
 	nameTLS    = "crypto/tls"
 	nameSPIFFE = "go-spiffe"
 	nameOurs   = "mesh"
-	nameBefore = "mesh, before" // by a bench that was built earlier
+	nameHost   = "mesh, same host" // which need not use TCP
+	nameBefore = "mesh, before"    // by a bench that was built earlier
 )
 
 // A contender is a client process and a server process that are up, and perhaps a proxy beside each.

@@ -9,7 +9,8 @@
 // Nginx (with its stream module), haproxy and stunnel take part where they are installed; ghostunnel is built, in the
 // first full run.
 //
-// Client and server are processes of their own, on loopback, for every contender; all use the same certificates. The
+// Client and server are processes of their own, on loopback, for every contender; all use the same certificates. Ours takes part twice:
+// by TCP, as between hosts, and as "mesh, same host", by the Unix sockets that peers on one Linux host use by themselves. The
 // contenders take turns within each round, in random order, and are compared round by round, so that what else the machine does
 // at the time falls on all of them.
 package main

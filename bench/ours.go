@@ -34,13 +34,24 @@ func ourPort(service string) string {
 	return service
 }
 
-func ourServer(m material) (serverEnd, error) {
+// networkOf is TCP alone, which is how peers on other hosts are reached, except for the contender that may make use of being on one.
+func networkOf(contender string) mesh.Network {
+	if contender == nameHost {
+		return nil
+	}
+	return &struct {
+		net.Dialer
+		net.ListenConfig
+	}{}
+}
+
+func ourServer(m material, network mesh.Network) (serverEnd, error) {
 	rules := new(switchable)
 	if err := rules.set(true); err != nil {
 		return serverEnd{}, err
 	}
 	n, err := mesh.Join(context.Background(), mesh.Config{
-		Service: serverName, Identity: m.source(), Discovery: static.New(), Policy: rules,
+		Service: serverName, Identity: m.source(), Discovery: static.New(), Policy: rules, Network: network,
 	})
 	if err != nil {
 		return serverEnd{}, err
@@ -63,7 +74,7 @@ func ourServer(m material) (serverEnd, error) {
 	}, nil
 }
 
-func ourClient(m material, addrs map[string]string) (clientEnd, error) {
+func ourClient(m material, addrs map[string]string, network mesh.Network) (clientEnd, error) {
 	var endpoints []discovery.Endpoint
 	var cold netip.AddrPort
 	for service, addr := range addrs {
@@ -78,7 +89,7 @@ func ourClient(m material, addrs map[string]string) (clientEnd, error) {
 		endpoints = append(endpoints, discovery.Endpoint{Service: serverName, Port: ourPort(service), Addr: a})
 	}
 	n, err := mesh.Join(context.Background(), mesh.Config{
-		Service: m.svid.ID.Path()[1:], Identity: m.source(), Discovery: static.New(endpoints...),
+		Service: m.svid.ID.Path()[1:], Identity: m.source(), Discovery: static.New(endpoints...), Network: network,
 	})
 	if err != nil {
 		return clientEnd{}, err

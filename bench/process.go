@@ -39,15 +39,15 @@ func newProcess(s setup) (*process, error) {
 		stack = goSPIFFE(m)
 	}
 	switch {
-	case s.Role == "client" && name == nameOurs:
+	case s.Role == "client" && (name == nameOurs || name == nameHost):
 		var c clientEnd
-		if c, err = ourClient(m, s.Addrs); err == nil {
+		if c, err = ourClient(m, s.Addrs, networkOf(name)); err == nil {
 			p.client = c.shared(web)
 		}
 	case s.Role == "client":
 		p.client = stack.clientEnd(s.Addrs).shared(web)
-	case name == nameOurs:
-		if p.server, err = ourServer(m); err == nil {
+	case name == nameOurs || name == nameHost:
+		if p.server, err = ourServer(m, networkOf(name)); err == nil {
 			err = p.serve(svcRaw, svcCold, svcHTTP1, svcHTTP2, svcWeb, svcGRPC)
 		}
 	default:

@@ -22,7 +22,7 @@ const (
 	svgColumns = 2
 	svgColumn  = 390
 	svgTop     = 56
-	svgLeft    = 84
+	svgLeft    = 104
 	svgBars    = 250 // of the longest, with its interval
 	svgRow     = 18
 	svgHeading = 36
@@ -72,7 +72,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .h { font-weight: 600 }
 
 func drawBar(b *strings.Builder, left, y int, name string, q ratio, scale float64) {
 	class := "bar"
-	if name == nameOurs {
+	if name == nameOurs || name == nameHost {
 		class = "ours"
 	}
 	zero := left + svgLeft

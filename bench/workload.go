@@ -49,7 +49,7 @@ func added(figure, baseline string, atMost float64) goal {
 
 // raw are the contenders that carry any protocol.
 func raw() []string {
-	return append([]string{namePlain, nameTLS, nameSPIFFE, nameBefore, nameOurs}, sidecarPairs()...)
+	return append([]string{namePlain, nameTLS, nameSPIFFE, nameBefore, nameOurs, nameHost}, sidecarPairs()...)
 }
 
 func sidecarPairs() []string { return []string{"nginx", "haproxy", "stunnel", "ghostunnel"} }
