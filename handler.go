@@ -72,7 +72,7 @@ func (sc *serverConn) admitHTTP(w http.ResponseWriter, r *http.Request) *webCall
 	if sc.mesh.drainingSince.Load() != nil {
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
 	}
-	c := &webCall{w: w}
+	c := &webCall{w: w, one: r.ProtoMajor < 2} // all that cut looks at
 	c.parent, c.peer = r.Context(), &sc.net.peer
 	f := sc.mesh.newInflight(c)
 	f.req.Layer, f.req.Method, f.req.Path, f.req.Host, f.req.Header = policy.LayerHTTP, r.Method, path, host, r.Header

@@ -19,7 +19,6 @@ type webCall struct {
 
 // take makes the request that the handler gets of the one that came in.
 func (c *webCall) take(r *http.Request) {
-	c.one = r.ProtoMajor < 2
 	c.upgrade = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
 	c.request = *r.WithContext(c) // on the stack, since it is inlined
 	c.request.Host = c.under.req.Host
