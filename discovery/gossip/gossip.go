@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 // A Network makes the sockets; nil in [Config] means the operating system's. It is safe for
@@ -148,12 +149,12 @@ func (c Config) withDefaults() (Config, error) {
 		value *time.Duration
 		or    time.Duration
 	}{
-		{&c.JoinTimeout, 3 * time.Second},
-		{&c.SuspectTTL, time.Minute},
-		{&c.RejoinInterval, 10 * time.Second},
-		{&c.ProbeInterval, 500 * time.Millisecond},
-		{&c.GossipInterval, 100 * time.Millisecond},
-		{&c.SyncInterval, 30 * time.Second},
+		{&c.JoinTimeout, pace.JoinTimeout},
+		{&c.SuspectTTL, pace.SuspectTTL},
+		{&c.RejoinInterval, pace.RejoinInterval},
+		{&c.ProbeInterval, pace.ProbeInterval},
+		{&c.GossipInterval, pace.GossipInterval},
+		{&c.SyncInterval, pace.SyncInterval},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.or

@@ -8,10 +8,9 @@ import (
 	"slices"
 	"sync"
 	"time"
-)
 
-// fanout is how many seeds, and how many remembered peers, are tried at one time.
-const fanout = 3
+	"github.com/intramesh/mesh/internal/pace"
+)
 
 // hasCandidates reports whether there is anyone to join.
 func (m *Member) hasCandidates() bool {
@@ -21,7 +20,7 @@ func (m *Member) hasCandidates() bool {
 // stayJoined reaches for others until the member ends: quickly at first, then to heal what a
 // partition split, since memberlist forgets whom it could not reach for long.
 func (m *Member) stayJoined() {
-	pause := 100 * time.Millisecond
+	pause := pace.FirstRejoin
 	var s search
 	for {
 		if m.seek(&s) {
@@ -77,8 +76,7 @@ func (m *Member) staySynced() {
 	case <-m.ctx.Done():
 		return
 	}
-	const small = 50
-	wait := m.cfg.SyncInterval / 30
+	wait := m.cfg.SyncInterval / pace.FirstSync
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -86,8 +84,8 @@ func (m *Member) staySynced() {
 		case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // jitter, not a secret
 		}
 		wait = min(2*wait, m.cfg.SyncInterval)
-		if len(m.pool.living()) < small {
-			wait = min(wait, m.cfg.SyncInterval/3)
+		if len(m.pool.living()) < pace.SmallPool {
+			wait = min(wait, m.cfg.SyncInterval/pace.SmallSync)
 		}
 		for _, addr := range m.someMember() {
 			if err := m.wire.Sync(m.ctx, addr.String()); err != nil && m.ctx.Err() == nil {

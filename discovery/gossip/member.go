@@ -15,6 +15,7 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 // A Member is this process in the pool: a [discovery.Resolver] and a [discovery.Registrar]. It is
@@ -119,40 +120,13 @@ func (c Config) dialer() transport.Dialer {
 	return transport.Dialer{Dial: c.Network.DialContext, Identity: c.Identity}
 }
 
-// What memberlist is told, where its defaults don't do for thousands of members.
-const (
-	// gossipNodes is how many members each round of news goes to.
-	gossipNodes = 4
-	// maxPacket bounds packets with news, in bytes. More than 255 messages would corrupt one, and the shortest takes 34.
-	maxPacket = 8 << 10
-	// suspicion is how many probe intervals, times the decimal logarithm of the number of members, a suspect has to
-	// answer. With 2, memberlist does not wait for other members' word: that costs up to six times as long when most of those
-	// who could give it are gone as well, and a wrong suspicion is a mark that the member itself wipes off.
-	suspicion = 2
-	// awareness bounds by how much a member slows its probes when many fail. That is meant for one that is starved itself;
-	// when it is the others who are gone, each probe of them would take it four seconds.
-	awareness = 4
-)
-
 // listConfig sets every field that memberlist's defaults would leave to chance.
 func (m *Member) listConfig() *memberlist.Config {
-	c := memberlist.DefaultLANConfig()
+	c := pace.List(m.cfg.ProbeInterval, m.cfg.GossipInterval)
 	c.Name = m.cfg.Instance
 	c.BindPort, c.AdvertisePort = int(m.addr.Port()), int(m.addr.Port())
 	c.AdvertiseAddr = m.addr.Addr().String()
 	c.TCPTimeout = transport.StreamTimeout
-	c.ProbeInterval = m.cfg.ProbeInterval
-	c.ProbeTimeout = m.cfg.ProbeInterval / 2
-	c.GossipInterval = m.cfg.GossipInterval
-	c.GossipNodes = gossipNodes
-	c.UDPBufferSize = maxPacket
-	c.HandoffQueueDepth = 4096
-	c.SuspicionMult = suspicion
-	c.AwarenessMaxMultiplier = awareness
-	c.GossipToTheDeadTime = 60 * m.cfg.ProbeInterval
-	c.PushPullInterval = 0      // see staySynced
-	c.EnableCompression = false // costs 100 µs a packet and saves nothing
-	c.DNSConfigPath = ""        // we resolve seeds
 	c.Delegate = m.pool
 	c.Events = m.pool
 	c.Logger = listLogger(m.cfg.Logger)
@@ -216,17 +190,6 @@ func (m *Member) announce(ctx context.Context, change func() (changed bool, err 
 	return nil
 }
 
-// leavePatience bounds the wait until the others were told. It takes four gossip rounds.
-const leavePatience = 2 * time.Second
-
-// A withdrawal is said twice, and the others have passOnRounds gossip rounds each to pass it on, before the goodbye replaces it in their
-// queues too: whom only the goodbye reaches keeps the endpoints as suspects. (One of six members did in 2 to 16 of 100 runs of a test without
-// that, in one of 130 to 200 with one withdrawal and four rounds, and in none of 800 like this.)
-const (
-	withdrawals  = 2
-	passOnRounds = 2
-)
-
 // Leave withdraws what the member announced and says goodbye, so that the others forget it
 // at once. It waits until that was sent, at most until ctx is done or 5 s, usually less than one. Lookups
 // go on; Close is still to be called. Calling Leave again, or after Close, does nothing.
@@ -244,12 +207,12 @@ func (m *Member) Leave(ctx context.Context) error {
 		defer close(done)
 		err := failed
 		if tell { // the goodbye would replace a withdrawal, ours or Deregister's, that is still on its way
-			for range withdrawals {
-				err = errors.Join(err, m.list.UpdateNode(leavePatience/withdrawals))
-				m.pause(passOnRounds * m.cfg.GossipInterval)
+			for range pace.Withdrawals {
+				err = errors.Join(err, m.list.UpdateNode(pace.LeavePatience/pace.Withdrawals))
+				m.pause(pace.PassOnRounds * m.cfg.GossipInterval)
 			}
 		}
-		if err := errors.Join(err, m.list.Leave(leavePatience)); err != nil {
+		if err := errors.Join(err, m.list.Leave(pace.LeavePatience)); err != nil {
 			m.cfg.Logger.Warn("gossip: some may not have heard that we left", "error", err)
 		}
 	})

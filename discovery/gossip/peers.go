@@ -18,11 +18,10 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 const (
-	// maxPeers bounds how many peers are remembered; those seen last are kept.
-	maxPeers = 256
 	// peerMemory is how long a peer is remembered after it was last seen.
 	peerMemory = 72 * time.Hour
 	// maxPeersFile bounds the file, in bytes.
@@ -121,7 +120,7 @@ func (p *peers) see(living, left []netip.AddrPort, now time.Time) {
 	}
 	// Of thousands only some are taken in: maps do not shrink, and the file changes with every new one.
 	for _, a := range living {
-		if alive >= maxPeers/2 && len(p.seen) >= maxPeers {
+		if alive >= pace.MaxPeers/2 && len(p.seen) >= pace.MaxPeers {
 			break
 		}
 		if _, known := p.seen[a]; !known {
@@ -136,8 +135,8 @@ func (p *peers) trim(now time.Time) {
 	maps.DeleteFunc(p.seen, func(a netip.AddrPort, t time.Time) bool {
 		return !a.IsValid() || now.Sub(t) > peerMemory
 	})
-	if len(p.seen) > maxPeers {
-		for _, a := range p.byAge()[maxPeers:] {
+	if len(p.seen) > pace.MaxPeers {
+		for _, a := range p.byAge()[pace.MaxPeers:] {
 			delete(p.seen, a)
 		}
 	}

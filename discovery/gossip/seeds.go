@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 const (
@@ -187,17 +189,17 @@ func (s *search) best(addrs []ranked, known map[netip.AddrPort]bool) (next []net
 	return next
 }
 
-// pick takes some of each list in turn, fanout at most, and notes in known that they are taken.
+// pick takes some of each list in turn, [pace.Fanout] at most, and notes in known that they are taken.
 func (s *search) pick(lists [][]ranked, known map[netip.AddrPort]bool) (picked []netip.AddrPort) {
 	next := make([][]netip.AddrPort, len(lists))
 	for i, l := range lists {
 		next[i] = s.best(l, known)
 	}
 	rand.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] }) //nolint:gosec // any order will do
-	for len(next) > 0 && len(picked) < fanout {
+	for len(next) > 0 && len(picked) < pace.Fanout {
 		var rest [][]netip.AddrPort
 		for _, l := range next {
-			if len(l) > 0 && !known[l[0]] && len(picked) < fanout {
+			if len(l) > 0 && !known[l[0]] && len(picked) < pace.Fanout {
 				known[l[0]] = true // once is enough
 				picked = append(picked, l[0])
 			}

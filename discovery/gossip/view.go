@@ -9,12 +9,8 @@ import (
 
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
+	"github.com/intramesh/mesh/internal/pace"
 )
-
-// patience is how many times the SuspectTTL endpoints are kept when dropping them would leave a
-// service with less than half of what it had: stale beats empty, since more likely it is we who
-// are cut off.
-const patience = 10
 
 // A MemberInfo is what is known of a member.
 type MemberInfo struct {
@@ -123,7 +119,7 @@ func (p *pool) expire(now time.Time) (next time.Duration, ok bool) {
 		}
 		left := since.Add(p.ttl).Sub(now)
 		if left <= 0 && p.needed(m) {
-			left = since.Add(patience * p.ttl).Sub(now)
+			left = since.Add(pace.Patience * p.ttl).Sub(now)
 		}
 		if left <= 0 {
 			p.forget(m)

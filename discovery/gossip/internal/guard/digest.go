@@ -5,14 +5,16 @@ import (
 	"errors"
 	"hash/fnv"
 	"net/netip"
+
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 // Two members find out what one of them has not heard by comparing digests: members are put into buckets by the hash of their
 // name, and a bucket's digest is the sum of the hashes of who lives in it, each with its incarnation. Only buckets that
 // differ are exchanged. The dead are in no digest, since each member forgets them in its own time.
 const (
-	buckets    = 256
-	digestSize = 8
+	buckets    = pace.Buckets
+	digestSize = pace.DigestSize
 	mapSize    = buckets / 8
 )
 

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip/internal/guard"
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 // Sync exchanges with the member at address what one of the two has not heard. It costs about 2 KiB when there is nothing.
@@ -36,12 +36,9 @@ func (t *Transport) Sync(ctx context.Context, address string) error {
 	return err
 }
 
-// dialTimeout bounds connecting to who may be gone. It leaves room for the first packet to be lost twice.
-const dialTimeout = 3500 * time.Millisecond
-
 // say sends a request and returns the reply, which has passed the guard.
 func (t *Transport) say(ctx context.Context, address string, message []byte) ([]byte, error) {
-	conn, err := t.DialTimeout(address, dialTimeout)
+	conn, err := t.DialTimeout(address, pace.DialTimeout)
 	if err != nil {
 		return nil, err
 	}
