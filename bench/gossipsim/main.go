@@ -1,22 +1,31 @@
-// Command gossipsim measures the gossip of package discovery/gossip at sizes that no machine at hand has: members as users run them, in one process,
-// over a network in memory with latency, loss and partitions, on a virtual clock.
+// Command gossipsim measures the gossip of package discovery/gossip at sizes that no machine at hand has, on a virtual clock: members as users run them,
+// in one process, over a network in memory with latency, loss and partitions; and, beyond what memory allows of those, those of package
+// [github.com/intramesh/mesh/bench/gossipsim/light], a model of the same protocol.
 //
 //	go run ./bench/gossipsim -quick
-//	go run ./bench/gossipsim -n 10,100,1000 -out results
+//	go run ./bench/gossipsim -n 10,100,500,1000,2000,5000,10000
+//	go run ./bench/gossipsim -n 1000 -real 1000 -run idle,update -out results
 //
-// -quick is 10 and 100 members, and a minute instead of ten for what is watched long; it takes about a minute. A whole run of 100
-// takes a few minutes, one of 1,000 more than an hour of CPU and some GiB: -run does it in parts, which -out puts together.
+// The model runs at all sizes, real members up to -real. What both have measured shows how far the model can be relied on: the second table is of
+// what one has said divided by the other.
+//
+// -quick is 10 and 100 members, and a minute instead of ten for what is watched long; it takes about a minute. A whole run of 100 real members
+// takes a few minutes, one of 1,000 more than an hour of CPU and some GiB: -run does it in parts, which -out puts together. The model takes a minute at
+// 1,000 and half an hour and 4 GiB at 10,000.
 //
 // Times are the protocol's own: the clock stands still while any member computes, so a slow or busy machine takes longer for a simulation and measures the
-// same. What it does not show is therefore a starved process; the CPU that a member took stands in the table.
+// same. What it does not show is therefore a starved process; the CPU that a real member took stands in the table.
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,8 +44,10 @@ func main() {
 // An order is what the command line asks for.
 type order struct {
 	sizes     []int
+	real      int      // the largest of them with real members
 	scenarios []string // all if empty
 	minutes   float64
+	crashes   int // of processes, in all: when one is noticed depends on when somebody happens to probe it
 	latency   time.Duration
 	losses    []int // in percent
 	out       string
@@ -44,8 +55,10 @@ type order struct {
 }
 
 func parse(args []string) (o order, err error) {
+	o.crashes = 50
 	flags := flag.NewFlagSet("gossipsim", flag.ContinueOnError)
-	sizes := flags.String("n", "10,100,500", "how many members, one simulation each")
+	sizes := flags.String("n", "10,100,500,1000,2000,5000,10000", "how many members, one simulation each")
+	flags.IntVar(&o.real, "real", 100, "the largest size to run with real members; 0 runs the model alone")
 	only := flags.String("run", "", "scenarios, separated by commas, all if empty: "+strings.Join(scenarioNames(), ", "))
 	flags.Float64Var(&o.minutes, "minutes", 10, "how long churn and each loss last, of the virtual clock")
 	flags.DurationVar(&o.latency, "latency", 500*time.Microsecond, "of a packet, one way, at least; at most twice that")
@@ -87,6 +100,8 @@ func numbers(name, list string, least, most int) (all []int, err error) {
 	return all, nil
 }
 
+func (o order) duration() time.Duration { return time.Duration(o.minutes * float64(time.Minute)) }
+
 func run(args []string) error {
 	o, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -95,36 +110,77 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	stdout := os.Stdout
+	o.progress = os.Stderr
 	for _, n := range o.sizes {
-		if err := fits(n); err != nil {
+		if n <= o.real {
+			err = fits(n, needs(n))
+		}
+		if err = cmp.Or(err, fits(n, modelNeeds(n))); err != nil {
 			return err
 		}
 	}
-	o.progress = os.Stderr
+	stdout := os.Stdout
 	return asTest(func(t *testing.T) {
-		var results []*result
-		for _, n := range o.sizes {
-			fmt.Fprintf(os.Stderr, "%d members, at most %s of memory:\n", n, gib(needs(n)))
-			bound(n)
+		results, err := o.simulate(t)
+		if err == nil {
+			fmt.Fprint(stdout, markdown(results))
+		}
+		if err == nil && o.out != "" {
+			err = write(o.out, results)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "gossipsim:", err)
+			os.Exit(1)
+		}
+	})
+}
+
+// simulate runs all that was ordered.
+func (o order) simulate(t *testing.T) (results []*result, err error) {
+	for _, n := range o.sizes {
+		for _, model := range []bool{false, true} {
+			if !model && n > o.real {
+				continue
+			}
+			r := &result{N: n, Model: model, Figures: make(map[string]float64)}
 			start, cpu := time.Now(), cpuTime()
-			var r *result
-			var err error
-			synctest.Test(t, func(t *testing.T) { r, err = o.simulate(t.Context(), n) })
+			if model {
+				debug.SetGCPercent(50) // large things live long
+				err = o.model(t.Context(), r)
+			} else {
+				bound(n)
+				synctest.Test(t, func(t *testing.T) { err = o.members(t.Context(), r) })
+			}
 			if err != nil {
-				fmt.Fprintf(os.Stderr, "gossipsim: %d members: %v\n", n, err)
-				os.Exit(1)
+				return nil, fmt.Errorf("%s: %w", r.name(), err)
 			}
 			r.Real, r.CPU = time.Since(start).Seconds(), (cpuTime() - cpu).Seconds()
 			results = append(results, r)
-			fmt.Fprintf(os.Stderr, "%d members: %.0f s, %.0f s of CPU\n", n, r.Real, r.CPU)
+			fmt.Fprintf(os.Stderr, "%s: %.0f s, %.0f s of CPU\n", r.name(), r.Real, r.CPU)
+			debug.FreeOSMemory()
 		}
-		fmt.Fprint(stdout, markdown(results))
-		if o.out != "" {
-			if err := write(o.out, results); err != nil {
-				fmt.Fprintln(os.Stderr, "gossipsim:", err)
-				os.Exit(1)
-			}
-		}
-	})
+	}
+	return results, nil
+}
+
+// members measures real ones, within a bubble of package synctest.
+func (o order) members(ctx context.Context, r *result) error {
+	o.say("%s, at most %s of memory: join", r.name(), gib(needs(r.N)))
+	empty := heap()
+	p, err := burst(ctx, newNetwork(o.latency), r.N)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.close() }()
+	return o.measure(ctx, p, r, func() { r.Figures["heap_kib"] = float64(heap()-empty) / float64(r.N) / 1024 })
+}
+
+// model measures those of package light.
+func (o order) model(ctx context.Context, r *result) error {
+	o.say("%s: join", r.name())
+	w, err := startModel(r.N, o.latency)
+	if err != nil {
+		return err
+	}
+	return o.measure(ctx, w, r, func() {})
 }

@@ -25,6 +25,7 @@ type network struct {
 	bytes    atomic.Int64 // of datagrams and streams, sent, without headers of UDP, TCP and IP
 	streams  atomic.Int64 // dialed
 	overflow atomic.Int64 // datagrams that found the receiver's buffer full
+	tap      func([]byte) // sees all datagrams, unless nil
 }
 
 func newNetwork(latency time.Duration) *network {
@@ -60,10 +61,11 @@ func (n *network) delay() time.Duration {
 // A host is the [gossip.Network] of one member.
 type host struct {
 	*memnet.Host
-	net *network
+	net      *network
+	streamed atomic.Int64 // bytes sent on streams
 }
 
-func (n *network) host(ip netip.Addr) *host { return &host{n.mem.Host(ip), n} }
+func (n *network) host(ip netip.Addr) *host { return &host{Host: n.mem.Host(ip), net: n} }
 
 // kill does what SIGKILL does.
 func (h *host) kill() {
@@ -101,7 +103,7 @@ func (h *host) DialContext(ctx context.Context, network, address string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	return &countedConn{conn, h.net}, nil
+	return &countedConn{conn, h}, nil
 }
 
 // Listen counts what is sent on the connections that it accepts.
@@ -110,12 +112,12 @@ func (h *host) Listen(ctx context.Context, network, address string) (net.Listene
 	if err != nil {
 		return nil, err
 	}
-	return &countedListener{ln, h.net}, nil
+	return &countedListener{ln, h}, nil
 }
 
 type countedListener struct {
 	net.Listener
-	net *network
+	host *host
 }
 
 func (l *countedListener) Accept() (net.Conn, error) {
@@ -123,17 +125,18 @@ func (l *countedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &countedConn{conn, l.net}, nil
+	return &countedConn{conn, l.host}, nil
 }
 
 type countedConn struct {
 	net.Conn
-	net *network
+	host *host
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
-	c.net.bytes.Add(int64(n))
+	c.host.net.bytes.Add(int64(n))
+	c.host.streamed.Add(int64(n))
 	return n, err
 }
 
@@ -223,6 +226,9 @@ func (s *socket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	n := s.host.net
 	n.packets.Add(1)
 	n.bytes.Add(int64(len(b)))
+	if n.tap != nil {
+		n.tap(b)
+	}
 	n.mu.RLock()
 	peer, alive := n.sockets[to], n.sockets[s.addr] == s
 	n.mu.RUnlock()

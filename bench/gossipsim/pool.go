@@ -19,10 +19,12 @@ const perService = 10
 
 // A simulated pool: N members, each of which serves one port of one service.
 type pool struct {
-	net     *network
-	members []*member
-	starts  int // of processes so far
-	losses  []int
+	net      *network
+	members  []*member
+	starts   int // of processes so far
+	started  time.Time
+	services []string
+	versions uint16 // of what members announced
 }
 
 // A member is one process of the pool.
@@ -74,7 +76,10 @@ func (m *member) endpoint(weight uint16) discovery.Endpoint {
 
 // burst starts n processes within a second.
 func burst(ctx context.Context, net *network, n int) (*pool, error) {
-	p := &pool{net: net, members: make([]*member, n), starts: n}
+	p := &pool{net: net, starts: n, started: time.Now(), versions: 1}
+	for i := 0; i < n; i += perService {
+		p.services = append(p.services, serviceOf(i))
+	}
 	errs := make([]error, n)
 	var wg sync.WaitGroup
 	started := make([]*member, n)
@@ -89,33 +94,23 @@ func burst(ctx context.Context, net *network, n int) (*pool, error) {
 	return p, errors.Join(errs...)
 }
 
-// each calls f for every member, on as many goroutines, and joins the errors.
-func (p *pool) each(f func(*member) error) error {
+func (p *pool) close() error {
 	errs := make([]error, len(p.members))
 	var wg sync.WaitGroup
 	for i, m := range p.members {
-		wg.Go(func() { errs[i] = f(m) })
+		wg.Go(func() { errs[i] = m.Close() })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (p *pool) close() error {
-	return p.each(func(m *member) error { return m.Close() })
-}
+func (p *pool) size() int             { return len(p.members) }
+func (p *pool) pause(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // of the virtual clock, which is what a simulation waits for
+func (p *pool) now() time.Duration    { return time.Since(p.started) }
 
-func (p *pool) services() []string {
-	var all []string
-	for i := 0; i < len(p.members); i += perService {
-		all = append(all, serviceOf(i))
-	}
-	return all
-}
-
-// knows counts the endpoints that m can use, and those that it holds for gone.
-func (m *member) knows(services []string) (usable, suspect int) {
-	for _, s := range services {
-		for _, ep := range m.Lookup(s).Endpoints {
+func (p *pool) knows(i int) (usable, suspect int) {
+	for _, s := range p.services {
+		for _, ep := range p.members[i].Lookup(s).Endpoints {
 			if ep.Suspect {
 				suspect++
 			} else {
@@ -126,22 +121,89 @@ func (m *member) knows(services []string) (usable, suspect int) {
 	return usable, suspect
 }
 
-// sees reports whether m knows the endpoint as it was announced.
-func (m *member) sees(ep discovery.Endpoint) bool {
-	for _, have := range m.Lookup(ep.Service).Endpoints {
-		if have.Addr == ep.Addr {
-			return have.Weight == ep.Weight && !have.Suspect
+func (p *pool) announce(ctx context.Context, i int) (uint16, error) {
+	p.versions++
+	m := p.members[i]
+	return p.versions, m.Register(ctx, m.endpoint(p.versions))
+}
+
+func (p *pool) sees(i, j int, version uint16) bool {
+	m := p.members[j]
+	for _, have := range p.members[i].Lookup(m.service).Endpoints {
+		if have.Addr == m.addr {
+			return have.Weight >= version && !have.Suspect
 		}
 	}
 	return false
 }
 
-// lost reports whether m knows that nobody serves at addr any more.
-func (m *member) lost(service string, addr netip.AddrPort) bool {
-	for _, have := range m.Lookup(service).Endpoints {
-		if have.Addr == addr {
-			return have.Suspect
+func (p *pool) kill(i int) func(int) bool {
+	victim := p.members[i]
+	victim.host.kill()
+	return func(by int) bool {
+		for _, have := range p.members[by].Lookup(victim.service).Endpoints {
+			if have.Addr == victim.addr {
+				return have.Suspect
+			}
+		}
+		return true
+	}
+}
+
+func (p *pool) replace(ctx context.Context, i int) error {
+	_ = p.members[i].Close() // its sockets may have been taken from it
+	p.starts++
+	m, err := p.start(ctx, i, p.starts-1)
+	if err == nil {
+		p.members[i] = m
+	}
+	return err
+}
+
+func (p *pool) restart(ctx context.Context, i int) error {
+	if err := p.members[i].Leave(ctx); err != nil {
+		return err
+	}
+	return p.replace(ctx, i)
+}
+
+func (p *pool) slander(victims map[int]bool) (pairs int) {
+	at := make(map[netip.AddrPort]int, len(p.members))
+	for i, m := range p.members {
+		at[m.addr] = i
+	}
+	for _, m := range p.members {
+		for _, s := range p.services {
+			for _, ep := range m.Lookup(s).Endpoints {
+				if i, lives := at[ep.Addr]; lives && ep.Suspect {
+					victims[i] = true
+					pairs++
+				}
+			}
 		}
 	}
-	return true
+	return pairs
+}
+
+func (p *pool) setLoss(share float64) { p.net.setLoss(share) }
+
+func (p *pool) split(from int) {
+	if from == 0 {
+		p.net.split(nil)
+		return
+	}
+	side := make(map[netip.Addr]bool)
+	for _, m := range p.members[from:] {
+		side[m.host.Addr()] = true
+	}
+	p.net.split(func(a netip.Addr) bool { return side[a] })
+}
+
+func (p *pool) sent() traffic {
+	n := p.net
+	t := traffic{packets: n.packets.Load(), bytes: n.bytes.Load(), streams: n.streams.Load(), overflow: n.overflow.Load()}
+	for _, m := range p.members {
+		t.mostStreamed = max(t.mostStreamed, m.host.streamed.Load())
+	}
+	return t
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,38 +30,84 @@ func rows() []row {
 		{"idle: packets and bytes a second, streams a minute, of a member", "%.1f", []string{"idle_packets", "idle_bytes", "idle_streams_min"}},
 		{"10 % restarted in an hour: packets and bytes a second", "%.1f", []string{"churn_packets", "churn_bytes"}},
 		{"rolling restart of 200: duration (s), then known by 50/99/100 % (s)", "%.1f", []string{"rolling_took", "rolling_after_50", "rolling_after_99", "rolling_after_100"}},
+		{"bytes that a seed sends for a burst join, at most (MiB)", "%.0f", []string{"join_seed_mib"}},
 		{"heap and stacks of a member (KiB)", "%.0f", []string{"heap_kib"}},
 		{"CPU of an idle member (µs a second, network included)", "%.0f", []string{"idle_cpu_us"}},
 	}
 }
 
-// markdown is the table, one column a size. A figure that was not measured is "–", one that was not reached ">".
+// markdown is the figures in a table, one column a size, and in another what the model says divided by what was measured of real members. A figure
+// that was not measured is "–", one that was not reached "never".
 func markdown(results []*result) string {
 	var b strings.Builder
-	b.WriteString("| members |")
-	for _, r := range results {
-		fmt.Fprintf(&b, " %d |", r.N)
+	table(&b, "members", results, func(r *result) string {
+		if r.Model {
+			return fmt.Sprintf("%d modelled", r.N)
+		}
+		return fmt.Sprint(r.N)
+	}, func(r *result, format, name string) string {
+		switch v, ok := r.Figures[name]; {
+		case !ok:
+			return "–"
+		case v < 0:
+			return "never"
+		default:
+			return fmt.Sprintf(format, v)
+		}
+	})
+	if pairs := both(results); len(pairs) > 0 {
+		b.WriteString("\n")
+		table(&b, "modelled / real", pairs, func(r *result) string { return fmt.Sprint(r.N) }, func(r *result, _, name string) string {
+			if v, ok := r.Figures[name]; ok {
+				return fmt.Sprintf("%.2f", v)
+			}
+			return "–"
+		})
 	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
+	return b.String()
+}
+
+// table writes one row for each of rows, without those that would be empty.
+func table(b *strings.Builder, corner string, columns []*result, head func(*result) string, cell func(r *result, format, name string) string) {
+	fmt.Fprintf(b, "| %s |", corner)
+	for _, r := range columns {
+		fmt.Fprintf(b, " %s |", head(r))
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
 	for _, row := range rows() {
-		fmt.Fprintf(&b, "| %s |", row.title)
-		for _, r := range results {
+		if !slices.ContainsFunc(columns, func(r *result) bool {
+			return slices.ContainsFunc(row.figures, func(name string) bool { _, ok := r.Figures[name]; return ok })
+		}) {
+			continue
+		}
+		fmt.Fprintf(b, "| %s |", row.title)
+		for _, r := range columns {
 			var cells []string
 			for _, name := range row.figures {
-				switch v, ok := r.Figures[name]; {
-				case !ok:
-					cells = append(cells, "–")
-				case v < 0:
-					cells = append(cells, "never")
-				default:
-					cells = append(cells, fmt.Sprintf(row.format, v))
-				}
+				cells = append(cells, cell(r, row.format, name))
 			}
-			fmt.Fprintf(&b, " %s |", strings.Join(cells, " / "))
+			fmt.Fprintf(b, " %s |", strings.Join(cells, " / "))
 		}
 		b.WriteString("\n")
 	}
-	return b.String()
+}
+
+// both divides the figures of the model by those of real members, for the sizes that both have.
+func both(results []*result) (pairs []*result) {
+	for _, model := range results {
+		i := slices.IndexFunc(results, func(r *result) bool { return r.N == model.N && !r.Model })
+		if !model.Model || i < 0 {
+			continue
+		}
+		pair := &result{N: model.N, Figures: make(map[string]float64)}
+		for name, v := range results[i].Figures {
+			if m := model.Figures[name]; v > 0 && m > 0 {
+				pair.Figures[name] = m / v
+			}
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs
 }
 
 // merged adds what the file has from other runs, where these have nothing newer.
@@ -78,7 +125,7 @@ func merged(path string, results []*result) ([]*result, error) {
 	}
 	all := slices.Clone(results)
 	for _, old := range before {
-		i := slices.IndexFunc(all, func(r *result) bool { return r.N == old.N })
+		i := slices.IndexFunc(all, func(r *result) bool { return r.same(old) })
 		if i < 0 {
 			all = append(all, old)
 			continue
@@ -89,9 +136,16 @@ func merged(path string, results []*result) ([]*result, error) {
 		sum.Real, sum.CPU = sum.Real+old.Real, sum.CPU+old.CPU
 		all[i] = &sum
 	}
-	slices.SortFunc(all, func(a, b *result) int { return a.N - b.N })
+	slices.SortFunc(all, func(a, b *result) int {
+		if a.N == b.N && a.Model {
+			return 1
+		}
+		return cmp.Or(a.N-b.N, -1)
+	})
 	return all, nil
 }
+
+func (r *result) same(o *result) bool { return r.N == o.N && r.Model == o.Model }
 
 // write puts the table, the figures and the picture into dir.
 func write(dir string, results []*result) error {

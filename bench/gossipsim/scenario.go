@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/netip"
-	"runtime"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -15,6 +11,7 @@ import (
 // given", and what was not run is absent.
 type result struct {
 	N       int                `json:"n"`
+	Model   bool               `json:"model"` // the members were those of package light
 	Figures map[string]float64 `json:"figures"`
 	Real    float64            `json:"real_seconds"` // that the simulation took
 	CPU     float64            `json:"cpu_seconds"`
@@ -23,7 +20,7 @@ type result struct {
 // A scenario measures one thing in a pool that is whole, and leaves it whole.
 type scenario struct {
 	name string
-	run  func(ctx context.Context, p *pool, r *result, duration time.Duration) error
+	run  func(ctx context.Context, w world, r *result, o order) error
 }
 
 func scenarios() []scenario {
@@ -46,37 +43,32 @@ func scenarioNames() (names []string) {
 	return names
 }
 
-// simulate starts a pool of n and runs the scenarios, within a bubble of package synctest.
-func (o order) simulate(ctx context.Context, n int) (*result, error) {
-	r := &result{N: n, Figures: make(map[string]float64)}
-	o.say("%d members: join", n)
-	empty := heap()
-	p, err := burst(ctx, newNetwork(o.latency), n)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = p.close() }()
-	p.losses = o.losses
-	services := p.services()
-	r.shares("join", spread(n, 5*time.Minute, 100*time.Millisecond, func(i int) bool {
-		usable, _ := p.members[i].knows(services)
-		return usable == n
-	}))
-	pause(time.Minute) // until what they broadcast has settled
-	r.Figures["heap_kib"] = float64(heap()-empty) / float64(n) / 1024
+// measure runs the scenarios in a pool whose members have all started. It calls atRest once all know all.
+func (o order) measure(ctx context.Context, w world, r *result, atRest func()) error {
+	r.shares("join", whole(w, 5*time.Minute, 100*time.Millisecond))
+	r.Figures["join_seed_mib"] = float64(w.sent().mostStreamed) / (1 << 20)
+	calm(w)
+	atRest()
 	for _, s := range scenarios() {
 		if len(o.scenarios) > 0 && !slices.Contains(o.scenarios, s.name) {
 			continue
 		}
-		o.say("%d members: %s", n, s.name)
-		if err := s.run(ctx, p, r, time.Duration(o.minutes*float64(time.Minute))); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+		o.say("%s: %s", r.name(), s.name)
+		if err := s.run(ctx, w, r, o); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if err := p.settle(); err != nil {
-			return nil, fmt.Errorf("after %s: %w", s.name, err)
+		if err := settle(w); err != nil {
+			return fmt.Errorf("after %s: %w", s.name, err)
 		}
 	}
-	return r, nil
+	return nil
+}
+
+func (r *result) name() string {
+	if r.Model {
+		return fmt.Sprintf("%d modelled members", r.N)
+	}
+	return fmt.Sprintf("%d members", r.N)
 }
 
 // say writes a line of progress, with what CPU the process has used so far: the clock in a bubble is not the real one.
@@ -84,48 +76,14 @@ func (o order) say(format string, args ...any) {
 	fmt.Fprintf(o.progress, "%7.0f s of CPU  %s\n", cpuTime().Seconds(), fmt.Sprintf(format, args...))
 }
 
-// settle waits until all know all, which a scenario must leave.
-func (p *pool) settle() error {
-	services := p.services()
-	times := spread(len(p.members), 10*time.Minute, time.Second, func(i int) bool {
-		usable, suspect := p.members[i].knows(services)
-		return usable == len(p.members) && suspect == 0
-	})
-	pause(10 * time.Second)
+// settle waits until all know all, which a scenario must leave, and nobody has much to say any more.
+func settle(w world) error {
+	times := whole(w, 10*time.Minute, time.Second)
+	calm(w)
 	if missing := count(times, func(d time.Duration) bool { return d < 0 }); missing > 0 {
 		return fmt.Errorf("%d of %d members do not know all the others after 10 min", missing, len(times))
 	}
 	return nil
-}
-
-// never is the time of what did not happen while it was watched.
-const never = -time.Second
-
-// pause lets the virtual clock run.
-func pause(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // of the virtual clock, which is what a simulation waits for
-}
-
-// spread asks done for each of n things until it has said yes, every step for at most limit. It returns how long each took, [never] for those that
-// did not.
-func spread(n int, limit, step time.Duration, done func(i int) bool) []time.Duration {
-	times := make([]time.Duration, n)
-	for i := range times {
-		times[i] = never
-	}
-	start := time.Now()
-	for left := n; ; pause(step) {
-		now := time.Since(start)
-		for i := range times {
-			if times[i] < 0 && done(i) {
-				times[i] = now
-				left--
-			}
-		}
-		if left == 0 || now >= limit {
-			return times
-		}
-	}
 }
 
 // shares notes by when 50, 99 and 100 % were there.
@@ -157,36 +115,35 @@ func count[T any](all []T, yes func(T) bool) (n int) {
 }
 
 // idle measures what a pool costs in which nothing happens.
-func idle(_ context.Context, p *pool, r *result, _ time.Duration) error {
-	p.traffic(r, "idle", func() { pause(time.Minute) })
+func idle(_ context.Context, w world, r *result, _ order) error {
+	r.traffic(w, "idle", func() { w.pause(time.Minute) })
 	return nil
 }
 
 // traffic notes what members send per second while f runs, and what CPU the whole simulation took.
-func (p *pool) traffic(r *result, name string, f func()) {
-	packets, bytes, streams, overflow, cpu := p.net.packets.Load(), p.net.bytes.Load(), p.net.streams.Load(), p.net.overflow.Load(), cpuTime()
-	start := time.Now()
+func (r *result) traffic(w world, name string, f func()) {
+	before, cpu, start := w.sent(), cpuTime(), w.now()
 	f()
-	each := float64(len(p.members)) * time.Since(start).Seconds()
-	r.Figures[name+"_packets"] = float64(p.net.packets.Load()-packets) / each
-	r.Figures[name+"_bytes"] = float64(p.net.bytes.Load()-bytes) / each
-	r.Figures[name+"_streams_min"] = float64(p.net.streams.Load()-streams) / each * 60
-	r.Figures[name+"_overflow"] = float64(p.net.overflow.Load() - overflow)
-	r.Figures[name+"_cpu_us"] = float64((cpuTime() - cpu).Microseconds()) / each
+	after, each := w.sent(), float64(w.size())*(w.now()-start).Seconds()
+	r.Figures[name+"_packets"] = float64(after.packets-before.packets) / each
+	r.Figures[name+"_bytes"] = float64(after.bytes-before.bytes) / each
+	r.Figures[name+"_streams_min"] = float64(after.streams-before.streams) / each * 60
+	if !r.Model {
+		r.Figures[name+"_overflow"] = float64(after.overflow - before.overflow)
+		r.Figures[name+"_cpu_us"] = float64((cpuTime() - cpu).Microseconds()) / each
+	}
 }
 
 // update announces a change at one member and watches it reach the others, five times.
-func update(ctx context.Context, p *pool, r *result, _ time.Duration) error {
+func update(ctx context.Context, w world, r *result, _ order) error {
 	var all []time.Duration
 	for round := range 5 {
-		m := p.members[round*len(p.members)/5]
-		ep := m.endpoint(uint16(100 + round))
-		errs := make(chan error, 1)
-		go func() { errs <- m.Register(ctx, ep) }()
-		all = append(all, spread(len(p.members), time.Minute, 10*time.Millisecond, func(i int) bool { return p.members[i].sees(ep) })...)
-		if err := <-errs; err != nil {
+		j := round * w.size() / 5
+		version, err := w.announce(ctx, j)
+		if err != nil {
 			return err
 		}
+		all = append(all, spread(w, w.size(), time.Minute, 10*time.Millisecond, func(i int) bool { return w.sees(i, j, version) })...)
 	}
 	r.shares("update", all)
 	return nil
@@ -196,69 +153,69 @@ func update(ctx context.Context, p *pool, r *result, _ time.Duration) error {
 const updatesPerSecond = 50
 
 // rate announces 50 changes a second for 20 s, at members in turn, and notes which part of them had reached a member within 5 s.
-func rate(ctx context.Context, p *pool, r *result, _ time.Duration) error {
-	const total = 20 * updatesPerSecond
-	seen := make([]float64, total)
-	done := make(chan error, total)
-	for k := range total {
-		go func() {
-			m := p.members[k*7919%len(p.members)]
-			ep := m.endpoint(uint16(1000 + k)) //nolint:gosec // small
-			err := m.Register(ctx, ep)
-			pause(5 * time.Second)
-			watch := min(len(p.members), 200) // a sample, the same for all
-			seen[k] = float64(count(p.members[:watch], func(o *member) bool { return o.seesAtLeast(ep.Service, ep.Addr, ep.Weight) })) / float64(watch)
-			done <- err
-		}()
-		pause(time.Second / updatesPerSecond)
+func rate(ctx context.Context, w world, r *result, _ order) error {
+	const total, patience = 20 * updatesPerSecond, 5 * updatesPerSecond
+	type change struct {
+		at      int
+		version uint16
 	}
-	var errs []error
-	for range total {
-		errs = append(errs, <-done)
+	watch := min(w.size(), 200) // a sample, the same for all
+	var changes []change
+	var seen []int
+	for k := range total + patience {
+		if k < total {
+			at := k * 7919 % w.size()
+			version, err := w.announce(ctx, at)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, change{at, version})
+		}
+		if k >= patience {
+			c := changes[0]
+			changes, seen = changes[1:], append(seen, 0)
+			for i := range watch {
+				if w.sees(i, c.at, c.version) {
+					seen[len(seen)-1]++
+				}
+			}
+		}
+		w.pause(time.Second / updatesPerSecond)
 	}
 	slices.Sort(seen)
-	r.Figures["rate_seen_median"] = seen[total/2]
-	r.Figures["rate_seen_p1"] = seen[total/100] // 99 % of the updates were seen by at least this part
-	return errors.Join(errs...)
+	r.Figures["rate_seen_median"] = float64(seen[total/2]) / float64(watch)
+	r.Figures["rate_seen_p1"] = float64(seen[total/100]) / float64(watch) // 99 % of the updates were seen by at least this part
+	return nil
 }
 
-// seesAtLeast is sees for an endpoint that may have been announced again since, with a larger weight.
-func (m *member) seesAtLeast(service string, addr netip.AddrPort, weight uint16) bool {
-	for _, have := range m.Lookup(service).Endpoints {
-		if have.Addr == addr {
-			return have.Weight >= weight
+// crash kills one member in a hundred at once, at least one, and watches the others hold them for gone; again and again, with pools that are whole again.
+func crash(ctx context.Context, w world, r *result, o order) error {
+	k := max(1, w.size()/100)
+	live := w.size() - k
+	var all []time.Duration
+	for range max(1, o.crashes/k) {
+		lost := make([]func(int) bool, k)
+		for i := range lost {
+			lost[i] = w.kill(live + i)
 		}
-	}
-	return false
-}
-
-// crash kills one member in a hundred at once, at least one, and watches the others hold them for gone.
-func crash(ctx context.Context, p *pool, r *result, _ time.Duration) error {
-	k := max(1, len(p.members)/100)
-	victims := slices.Clone(p.members[len(p.members)-k:])
-	live := p.members[:len(p.members)-k]
-	for _, v := range victims {
-		v.host.kill()
-	}
-	times := spread(len(live)*k, 3*time.Minute, 50*time.Millisecond, func(i int) bool {
-		v := victims[i%k]
-		return live[i/k].lost(v.service, v.addr)
-	})
-	r.shares("crash", times)
-	for i, v := range victims {
-		_ = v.Close()
-		if err := p.replace(ctx, len(live)+i); err != nil {
+		all = append(all, spread(w, live*k, 3*time.Minute, 50*time.Millisecond, func(i int) bool { return lost[i%k](i / k) })...)
+		for i := range k {
+			if err := w.replace(ctx, live+i); err != nil {
+				return err
+			}
+		}
+		if err := forgotten(w); err != nil {
 			return err
 		}
 	}
-	return p.forgotten()
+	r.shares("crash", all)
+	return nil
 }
 
 // forgotten waits until no member keeps an endpoint of a process that is gone.
-func (p *pool) forgotten() error {
-	services := p.services()
-	left := count(spread(len(p.members), 5*time.Minute, time.Second, func(i int) bool {
-		_, suspect := p.members[i].knows(services)
+func forgotten(w world) error {
+	left := count(spread(w, w.size(), 5*time.Minute, time.Second, func(i int) bool {
+		_, suspect := w.knows(i)
 		return suspect == 0
 	}), func(d time.Duration) bool { return d < 0 })
 	if left > 0 {
@@ -267,88 +224,54 @@ func (p *pool) forgotten() error {
 	return nil
 }
 
-// replace starts a new process in the place of one that is gone.
-func (p *pool) replace(ctx context.Context, index int) error {
-	p.starts++
-	m, err := p.start(ctx, index, p.starts-1)
-	if err == nil {
-		p.members[index] = m
-	}
-	return err
-}
-
-// restart has the process at index leave and a new one take its place.
-func (p *pool) restart(ctx context.Context, index int) error {
-	old := p.members[index]
-	if err := old.Leave(ctx); err != nil {
-		return err
-	}
-	if err := old.Close(); err != nil {
-		return err
-	}
-	return p.replace(ctx, index)
-}
-
-// churn restarts members at 10 % an hour.
-func churn(ctx context.Context, p *pool, r *result, duration time.Duration) error {
-	restarts := max(1, int(0.1*duration.Hours()*float64(len(p.members))))
+// churn restarts members at 10 % an hour, one after the other.
+func churn(ctx context.Context, w world, r *result, o order) error {
+	restarts := max(1, int(0.1*o.minutes/60*float64(w.size())))
 	var err error
-	p.traffic(r, "churn", func() {
+	r.traffic(w, "churn", func() {
+		start := w.now()
 		for i := range restarts {
 			if err == nil {
-				err = p.restart(ctx, seedCount+i%(len(p.members)-seedCount))
+				err = w.restart(ctx, seedCount+i%(w.size()-seedCount))
 			}
-			pause(duration / time.Duration(restarts))
+			if rest := start + o.duration()*time.Duration(i+1)/time.Duration(restarts) - w.now(); rest > 0 {
+				w.pause(rest)
+			}
 		}
 	})
 	return err
 }
 
-// rolling restarts 200 members, or a third of a small pool, ten at once, and notes how long after the last one all know it.
-func rolling(ctx context.Context, p *pool, r *result, _ time.Duration) error {
-	k := min(200, len(p.members)/3)
+// rolling restarts 200 members, or a third of a small pool, one after the other, and notes how long after the last one all know it.
+func rolling(ctx context.Context, w world, r *result, _ order) error {
+	k := min(200, w.size()/3)
 	var err error
-	start := time.Now()
-	p.traffic(r, "rolling", func() {
+	start := w.now()
+	r.traffic(w, "rolling", func() {
 		for i := 0; i < k && err == nil; i++ {
-			err = p.restart(ctx, seedCount+i)
+			err = w.restart(ctx, seedCount+i)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	r.Figures["rolling_took"] = time.Since(start).Seconds()
-	services := p.services()
-	r.shares("rolling_after", spread(len(p.members), 5*time.Minute, 50*time.Millisecond, func(i int) bool {
-		usable, suspect := p.members[i].knows(services)
-		return usable == len(p.members) && suspect == 0
-	}))
+	r.Figures["rolling_took"] = (w.now() - start).Seconds()
+	r.shares("rolling_after", whole(w, 5*time.Minute, 50*time.Millisecond))
 	return nil
 }
 
 // loss runs the pool with a part of the datagrams lost, and counts the members that others held for gone though they lived.
-func loss(_ context.Context, p *pool, r *result, duration time.Duration) error {
-	services := p.services()
-	for _, percent := range p.losses {
-		p.net.setLoss(float64(percent) / 100)
-		slandered := make(map[netip.AddrPort]bool)
-		pairs := 0
-		for end := time.Now().Add(duration); time.Now().Before(end); pause(time.Second) {
-			for _, m := range p.members {
-				for _, s := range services {
-					for _, ep := range m.Lookup(s).Endpoints {
-						if ep.Suspect {
-							slandered[ep.Addr] = true
-							pairs++
-						}
-					}
-				}
-			}
+func loss(_ context.Context, w world, r *result, o order) error {
+	for _, percent := range o.losses {
+		w.setLoss(float64(percent) / 100)
+		victims, pairs := make(map[int]bool), 0
+		for end := w.now() + o.duration(); w.now() < end; w.pause(time.Second) {
+			pairs += w.slander(victims)
 		}
-		r.Figures[fmt.Sprintf("false_deaths_%d", percent)] = float64(len(slandered))
-		r.Figures[fmt.Sprintf("false_seconds_%d", percent)] = float64(pairs) / float64(len(p.members)) // a member's, on average
-		p.net.setLoss(0)
-		if err := p.settle(); err != nil {
+		r.Figures[fmt.Sprintf("false_deaths_%d", percent)] = float64(len(victims))
+		r.Figures[fmt.Sprintf("false_seconds_%d", percent)] = float64(pairs) / float64(w.size()) // a member's, on average
+		w.setLoss(0)
+		if err := settle(w); err != nil {
 			return err
 		}
 	}
@@ -356,35 +279,10 @@ func loss(_ context.Context, p *pool, r *result, duration time.Duration) error {
 }
 
 // partition cuts a third of the members off for 120 s, all seeds on the other side, and notes how long after the heal all know all.
-func partition(_ context.Context, p *pool, r *result, _ time.Duration) error {
-	third := make(map[netip.Addr]bool)
-	for _, m := range p.members[len(p.members)-len(p.members)/3:] {
-		third[m.host.Addr()] = true
-	}
-	p.net.split(func(a netip.Addr) bool { return third[a] })
-	pause(2 * time.Minute)
-	p.net.split(nil)
-	services := p.services()
-	r.shares("heal", spread(len(p.members), 5*time.Minute, 100*time.Millisecond, func(i int) bool {
-		usable, suspect := p.members[i].knows(services)
-		return usable == len(p.members) && suspect == 0
-	}))
+func partition(_ context.Context, w world, r *result, _ order) error {
+	w.split(w.size() - w.size()/3)
+	w.pause(2 * time.Minute)
+	w.split(0)
+	r.shares("heal", whole(w, 5*time.Minute, 100*time.Millisecond))
 	return nil
-}
-
-// heap is what is in use after a collection, in bytes.
-func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc + m.StackInuse) //nolint:gosec // far below 2^63
-}
-
-// cpuTime is what the process has used so far.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
