@@ -94,7 +94,7 @@ func (c *netConn) Read(p []byte) (int, error) {
 	r := &c.in
 	if len(r.unread) == 0 {
 		if c.tryRead {
-			return c.try.TryRead(p)
+			return c.tries.TryRead(p)
 		}
 		if r.pool == nil || !r.plenty {
 			n, err := c.Conn.Read(p)

@@ -26,9 +26,9 @@ type conn struct {
 	empty   int  // empty data frames in a row; guarded by link.rmu
 	wclosed bool // guarded by the token
 
-	release picked // what balancing is told when it is closed; none if it is not counted
+	release *picked // who is told when it is closed, if counted; nil on a server
 	counted bool
-	verdict atomic.Int32 // what it is told, see reckon
+	verdict atomic.Int32 // what is told, see reckon
 }
 
 // NetConn returns the connection below TLS, as (*tls.Conn).NetConn does.

@@ -95,7 +95,7 @@ func (c *conn) leave() bool {
 		c.readDeadline.Store(1)
 	}
 	defer l.rmu.Unlock()
-	if l.readErr != nil || l.left > 0 || l.want > 0 || l.net.try == nil {
+	if l.readErr != nil || l.left > 0 || cap(l.control) > 0 || l.net.try() == nil {
 		return false
 	}
 	if c.readDeadline.Load() != 0 && l.net.SetReadDeadline(time.Time{}) != nil {

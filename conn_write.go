@@ -79,7 +79,7 @@ func (c *conn) lockWrite() error {
 	default:
 		select {
 		case l.writing <- struct{}{}: // Close breaks the write that has it
-		case <-l.net.writeDeadline.Done():
+		case <-l.net.writeDeadline():
 			if l.net.isClosed() {
 				return ErrClosed // by somebody who keeps the token
 			}

@@ -14,10 +14,10 @@ import (
 // connTable holds every accepted connection, so that no connection is open and unknown. Those about which the rules are asked
 // the very same question are a group: however many there are, it is asked once.
 type connTable struct {
-	conns sync.Map // *serverConn by the pointer that netConn.local is; each request looks here
+	conns sync.Map // *serverConn by the pointer that netConn.local is, but raw ones; each request looks here
 
 	mu     sync.Mutex
-	n      int // how many conns has
+	n      int // how many there are
 	groups map[connKey]*connGroup
 	closed bool
 	idle   chan struct{} // closed when the table is empty and closed
@@ -34,6 +34,7 @@ type connKey struct {
 
 // connGroup is the connections with one key. They share what was looked up in the rules.
 type connGroup struct {
+	key   connKey
 	rules policy.Authorizer
 	conns map[*serverConn]struct{}
 }
@@ -50,44 +51,48 @@ func newConnTable() *connTable {
 }
 
 // add fails when the mesh is closing.
-func (t *connTable) add(sc *serverConn) bool {
+func (t *connTable) add(sc *serverConn, key connKey) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return false
 	}
-	t.join(sc)
+	if !sc.relay { // no rule is about one
+		t.join(sc, key)
+	}
 	t.n++
-	t.conns.Store(sc.net.local, sc)
+	if sc.raw == nil {
+		t.conns.Store(sc.net.local, sc)
+	}
 	return true
 }
 
-func (t *connTable) join(sc *serverConn) {
-	if sc.relay {
-		return // no rule is about it
-	}
-	g := t.groups[sc.key]
+func (t *connTable) join(sc *serverConn, key connKey) {
+	g := t.groups[key]
 	if g == nil {
 		g = &connGroup{
-			rules: policy.Pinned(sc.mesh.policy, sc.key.request(sc.mesh.service)),
+			key:   key,
+			rules: policy.Pinned(sc.mesh.policy, key.request(sc.mesh.service)),
 			conns: make(map[*serverConn]struct{}),
 		}
-		t.groups[sc.key] = g
+		t.groups[key] = g
 	}
 	g.conns[sc] = struct{}{}
+	sc.group = g
 	if sc.rules == nil {
 		sc.rules = g.rules
 	}
 }
 
 func (t *connTable) leave(sc *serverConn) {
-	g := t.groups[sc.key]
+	g := sc.group
 	if g == nil {
 		return
 	}
+	sc.group = nil
 	delete(g.conns, sc)
 	if len(g.conns) == 0 {
-		delete(t.groups, sc.key)
+		delete(t.groups, g.key)
 	}
 }
 
@@ -95,10 +100,11 @@ func (t *connTable) leave(sc *serverConn) {
 func (t *connTable) refuse(sc *serverConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.find(sc.net.local) == sc {
+	if g := sc.group; g != nil {
+		key := g.key
+		key.refused = true
 		t.leave(sc)
-		sc.key.refused = true
-		t.join(sc)
+		t.join(sc, key)
 	}
 }
 
@@ -136,6 +142,15 @@ func (t *connTable) all() []*serverConn {
 		all = append(all, sc.(*serverConn))
 		return true
 	})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, g := range t.groups {
+		for sc := range g.conns {
+			if sc.raw != nil {
+				all = append(all, sc)
+			}
+		}
+	}
 	return all
 }
 
@@ -159,7 +174,7 @@ func (t *connTable) group(k connKey) (policy.Authorizer, []*serverConn) {
 
 func collect[T any](seq iter.Seq[T], n int) []T { return slices.AppendSeq(make([]T, 0, n), seq) }
 
-// find returns the connection whose LocalAddr is the one given; nil for anything else.
+// find returns the connection, not a raw one, whose LocalAddr is the one given; nil for anything else.
 func (t *connTable) find(local any) *serverConn {
 	v, _ := t.conns.Load(local)
 	sc, _ := v.(*serverConn)

@@ -50,7 +50,7 @@ func (m *Mesh) Dial(ctx context.Context, network, address string) (net.Conn, err
 // countUntilClose has a dialed connection count as its endpoint's load.
 func countUntilClose(c net.Conn, p picked) {
 	if c, ok := c.(*conn); ok {
-		c.counted, c.release = true, p
+		c.counted, *c.release = true, p
 		return
 	}
 	n, _ := underTLS(c)

@@ -32,7 +32,7 @@ func (m *Mesh) Handler(h http.Handler, port ...string) http.Handler {
 	ports := slices.Clone(port)
 	m.DeferToRequests(ports...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if sc := m.connOf(r.Context()); sc != nil && slices.Contains(ports, sc.port) {
+		if sc := m.connOf(r.Context()); sc != nil && slices.Contains(ports, sc.net.peer.Port) {
 			m.serve(w, r, h, sc)
 		} else {
 			m.misplaced(w, r, sc, ports)
@@ -47,7 +47,7 @@ func (m *Mesh) misplaced(w http.ResponseWriter, r *http.Request, sc *serverConn,
 		http.Error(w, "this handler serves a mesh listener only", http.StatusForbidden)
 		return
 	}
-	m.log.Error("request refused: the handler was made for other ports", "port", sc.port, "handler_ports", ports)
+	m.log.Error("request refused: the handler was made for other ports", "port", sc.net.peer.Port, "handler_ports", ports)
 	http.Error(w, "misconfigured: mesh.Handler was made for other ports", http.StatusInternalServerError)
 }
 

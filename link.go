@@ -36,16 +36,15 @@ type link struct {
 	header  [frameHeader]byte
 	nheader int    // bytes of header read so far
 	left    int    // payload of the current data frame not yet read
-	control []byte // payload of a reset frame, as it comes in
-	want    int    // length of that payload
+	control []byte // payload of a reset frame, as it comes in; the capacity is its length
 	readErr error  // sticky
 	epoch   byte   // of the present stream, or of the last
 	ended   bool   // the peer sends no more in it
 	gone    bool   // the peer has closed it
 	bye     bool   // the server wants no more streams
 
-	parked  time.Time // when the last stream ended; guarded by home
 	leaving bool      // it is being sent off; guarded by home
+	parked  time.Time // when the last stream ended; guarded by home
 	checked time.Time // when the peer's certificate was last verified; kept by whoever has the link between streams
 }
 
@@ -59,7 +58,7 @@ type home interface {
 
 // newLink wraps a connection whose handshake is over. Generation and certificate were those before the handshake.
 func (m *Mesh) newLink(t *tls.Conn, n *netConn, h home, before credentials) *link {
-	n.spillWrites, n.in.pool, n.try = true, &m.buffers.reads, nowaitOf(n.Conn)
+	n.spillWrites, n.in.pool = true, &m.buffers.reads
 	return &link{
 		mesh: m, tls: t, net: n, home: h, gen: before.gen, leaf: before.leaf, born: time.Now(), checked: time.Now(),
 		writing: make(chan struct{}, 1),
@@ -68,7 +67,17 @@ func (m *Mesh) newLink(t *tls.Conn, n *netConn, h home, before credentials) *lin
 
 // begin makes the next stream. A client's is not open yet.
 func (l *link) begin(opened bool) *conn {
-	c := &conn{link: l, epoch: l.epoch}
+	var c *conn
+	if l.accepted() {
+		c = new(conn)
+	} else {
+		d := new(struct {
+			conn
+			release picked
+		})
+		c, d.conn.release = &d.conn, &d.release
+	}
+	c.link, c.epoch = l, l.epoch
 	c.opened.Store(opened)
 	l.ended, l.gone = false, false
 	l.mu.Lock()
@@ -88,10 +97,10 @@ func (l *link) active() *conn {
 // timeouts. The caller holds rmu.
 func (l *link) readFrame() (frame, error) {
 	for l.readErr == nil {
-		if l.want > 0 {
-			n, err := l.tls.Read(l.control[len(l.control):l.want])
+		if want := cap(l.control); want > 0 {
+			n, err := l.tls.Read(l.control[len(l.control):want])
 			l.control = l.control[:len(l.control)+n]
-			if len(l.control) == l.want {
+			if len(l.control) == want {
 				l.readErr = l.net.parseReset(l.control)
 			} else if n == 0 && err != nil {
 				return frame{}, l.truncated(err)
@@ -113,7 +122,7 @@ func (l *link) readFrame() (frame, error) {
 		case f.frameType == frameReset && f.n == 0:
 			l.readErr = l.net.parseReset(nil)
 		case f.frameType == frameReset:
-			l.want, l.control = f.n, make([]byte, 0, f.n)
+			l.control = make([]byte, 0, f.n)
 		default:
 			return f, nil
 		}
@@ -176,7 +185,7 @@ func (l *link) say(t frameType, epoch byte) error {
 // sayNow is say for somebody who must not wait: what can't be sent at once is sent in the background. It reports
 // whether all was sent.
 func (l *link) sayNow(t frameType, epoch byte) bool {
-	if l.net.try == nil {
+	if l.net.try() == nil {
 		if l.net.SetWriteDeadline(time.Now().Add(resetWait)) != nil {
 			return false
 		}

@@ -253,7 +253,7 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	cs := t.ConnectionState()
 	n.peer = l.mesh.newPeer(n, cs)
 	n.peer.Port = l.port
-	sc := &serverConn{mesh: l.mesh, net: n, port: l.port, relay: cs.NegotiatedProtocol == alpnPeer}
+	sc := &serverConn{mesh: l.mesh, net: n, relay: cs.NegotiatedProtocol == alpnPeer}
 	n.peer.conn = sc
 	var c net.Conn = t
 	if cs.NegotiatedProtocol == alpnMesh {
@@ -262,8 +262,7 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	} else {
 		sc.deferred = l.mesh.defers(l.port)
 	}
-	sc.key = connKey{source: n.peer.ID, addr: n.peer.Addr.Addr(), port: l.port, deferred: sc.deferred}
-	if !sc.register() {
+	if !sc.register(connKey{source: n.peer.ID, addr: n.peer.Addr.Addr(), port: l.port, deferred: sc.deferred}) {
 		_ = n.Close() // the mesh is closing
 		return
 	}

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a mesh over real loopback sockets: those of TCP, in TestSameHost what Config says by default.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	ca      *testca.CA
 	names   *static.Directory
 	rules   *rules
@@ -37,7 +37,7 @@ type tcpAlone struct {
 	net.ListenConfig
 }
 
-func newWorld(t *testing.T, rs ...rule) *world {
+func newWorld(t testing.TB, rs ...rule) *world {
 	t.Helper()
 	ca, err := testca.New(spiffeid.RequireTrustDomainFromString("prod.example"))
 	if err != nil {
@@ -105,7 +105,7 @@ func (w *world) serveHTTP(m *mesh.Mesh, h http.HandlerFunc, port ...string) net.
 }
 
 // serveUntilEnd has srv accept from ln until the test ends.
-func serveUntilEnd(t *testing.T, srv *http.Server, ln net.Listener) {
+func serveUntilEnd(t testing.TB, srv *http.Server, ln net.Listener) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {

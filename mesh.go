@@ -100,6 +100,7 @@ type Mesh struct {
 	wg        sync.WaitGroup // our goroutines
 	buffers   *buffers
 	conns     *connTable
+	expiries  expiries
 	decisions *decisionLog
 	// headersUnused is what the last decision about a request said: what to expect of the next.
 	headersUnused atomic.Bool

@@ -30,30 +30,66 @@ type netConn struct {
 	// A write that times out would leave TLS with half a record sent and is fatal to a *tls.Conn
 	// (golang/go#46977). Under our own framing the rest of the record is instead sent in the background
 	// and the caller told that time is up: spill is set then.
-	spillWrites   bool
-	writeDeadline deadline.Deadline
+	spillWrites bool
+
+	// While tryRead is set, Read does not wait, and while tryWrite is, what Write can't send at once is spilled. Whoever sets
+	// them is the only reader, or writer.
+	tryRead, tryWrite bool
+
+	closed bool // guarded by mu
 	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
 	behind atomic.Bool
 
+	mu      sync.Mutex
+	tries   nowait    // see try; guarded by the token of the link
+	late    *lateness // nil until it is needed; guarded by mu
+	onClose []func()
+
 	in  readAhead
 	out cork
+}
 
-	// try is nil where reads and writes can't be made without waiting. While tryRead is set, Read does not wait, and
-	// while tryWrite is, what Write can't send at once is spilled. Whoever sets them is the only reader, or writer.
-	try               nowait
-	tryRead, tryWrite bool
+// lateness is what a netConn needs to write in time, or to have not.
+type lateness struct {
+	deadline deadline.Deadline
+	wg       sync.WaitGroup
 
-	mu        sync.Mutex
-	spill     chan struct{} // closed when the rest has been written; nil when there is none
-	spillErr  error
-	deadlined time.Time // the write deadline last asked for
-	closed    bool
-	onClose   []func()
-	wg        sync.WaitGroup
+	// The rest is guarded by the connection's mutex.
+	spill chan struct{} // closed when the rest has been written; nil when there is none
+	err   error         // of that
+	asked time.Time     // the write deadline last asked for
 }
 
 func newNetConn(c net.Conn) *netConn {
 	return &netConn{Conn: c, local: uniqueAddr(c.LocalAddr())}
+}
+
+// try returns what reads and writes without waiting, nil where that can't be done. An idle connection that has carried one stream
+// has none. The caller holds the token of the link.
+func (c *netConn) try() nowait {
+	if c.tries == nil {
+		c.tries = nowaitOf(c.Conn)
+	}
+	return c.tries
+}
+
+// lag returns lateness. The caller holds mu.
+func (c *netConn) lag() *lateness {
+	if c.late == nil {
+		c.late = new(lateness)
+	}
+	return c.late
+}
+
+// writeDeadline is closed once the write deadline has passed, or the connection is closed.
+func (c *netConn) writeDeadline() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	late := c.lag()
+	if c.closed {
+		late.deadline.Set(past())
+	}
+	return late.deadline.Done()
 }
 
 // uniqueAddr copies an address so that its pointer identifies one connection.
@@ -85,15 +121,17 @@ func (c *netConn) CloseWrite() error {
 // Close closes the connection under TLS: nothing more is sent. It waits for the rest of a timed-out write to give up.
 func (c *netConn) Close() error {
 	c.mu.Lock()
-	first := !c.closed
+	first, late := !c.closed, c.late
 	c.closed = true
 	c.mu.Unlock()
 	if !first {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
-	c.writeDeadline.Set(past()) // whoever waits for the token need not get it any more
-	c.wg.Wait()
+	if late != nil {
+		late.deadline.Set(past()) // whoever waits for the token need not get it any more
+		late.wg.Wait()
+	}
 	c.mu.Lock()
 	hooks := c.onClose
 	c.onClose = nil
@@ -130,9 +168,10 @@ func (c *netConn) SetWriteDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	c.behind.Store(true)
-	c.writeDeadline.Set(t)
-	c.deadlined = t
-	if c.spill != nil {
+	late := c.lag()
+	late.deadline.Set(t)
+	late.asked = t
+	if late.spill != nil {
 		return nil // set when the rest has been written
 	}
 	return c.Conn.SetWriteDeadline(t)
@@ -156,7 +195,7 @@ func (c *netConn) send(p []byte) error {
 	var n int
 	var err error
 	if c.tryWrite {
-		n, err = c.try.TryWrite(p)
+		n, err = c.tries.TryWrite(p)
 	} else {
 		n, err = c.Conn.Write(p)
 	}
@@ -173,7 +212,8 @@ func (c *netConn) waitSpill() error {
 		return nil
 	}
 	c.mu.Lock()
-	spill, err := c.spill, c.spillErr
+	late := c.late
+	spill, err := late.spill, late.err
 	c.mu.Unlock()
 	if spill == nil || err != nil {
 		return err
@@ -182,8 +222,8 @@ func (c *netConn) waitSpill() error {
 	case <-spill:
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.spillErr
-	case <-c.writeDeadline.Done():
+		return late.err
+	case <-c.writeDeadline():
 		return os.ErrDeadlineExceeded
 	}
 }
@@ -199,16 +239,16 @@ func (c *netConn) startSpill(rest []byte) error {
 	if err := c.Conn.SetWriteDeadline(time.Time{}); err != nil {
 		return err
 	}
-	done := make(chan struct{})
-	c.spill = done
+	done, late := make(chan struct{}), c.lag()
+	late.spill = done
 	c.behind.Store(true)
-	c.wg.Go(func() {
+	late.wg.Go(func() {
 		_, err := c.Conn.Write(rest)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.spill, c.spillErr = nil, err
+		late.spill, late.err = nil, err
 		if err == nil {
-			c.spillErr = c.Conn.SetWriteDeadline(c.deadlined)
+			late.err = c.Conn.SetWriteDeadline(late.asked)
 		}
 		close(done)
 	})
@@ -225,7 +265,7 @@ func (c *netConn) clearWriteDeadline() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.spill != nil || c.spillErr != nil {
+	if c.late.spill != nil || c.late.err != nil {
 		return false
 	}
 	c.behind.Store(false)
@@ -234,7 +274,12 @@ func (c *netConn) clearWriteDeadline() bool {
 
 // writeTimedOut reports whether the write deadline has passed.
 func (c *netConn) writeTimedOut() bool {
-	return c.behind.Load() && c.writeDeadline.Passed() && !c.isClosed()
+	if !c.behind.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.late.deadline.Passed() && !c.closed
 }
 
 func (c *netConn) isClosed() bool {
@@ -250,5 +295,5 @@ func (c *netConn) spilling() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.spill != nil
+	return c.late.spill != nil
 }

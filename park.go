@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// maxParked bounds the connections of a listener that wait for their next stream; they cost some 25 KiB each. Above it
+	// maxParked bounds the connections of a listener that wait for their next stream; they cost some 20 KiB each. Above it
 	// any other one has to go.
 	maxParked = 1024
 	// parkTime bounds how long. Clients give up earlier, so that they don't send what nobody reads.

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"crypto/tls"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,13 +13,17 @@ import (
 type serverConn struct {
 	mesh     *Mesh
 	net      *netConn
-	port     string
 	raw      *link // nil for HTTP and plain TLS
 	deferred bool  // its requests are decided one by one
 	relay    bool  // a member's question, see relay.go: no rule is about it
 
-	key   connKey           // guarded by the table's mutex once it is there
+	group *connGroup        // guarded by the table's mutex; nil for a relay, and once it is closed
 	rules policy.Authorizer // the mesh's, for this connection; nil for a relay
+
+	// Guarded by the mutex of expiries.
+	expires int64 // seconds since 1970
+	place   int32 // in the queue, from 1 on; 0 is not there
+	over    bool  // it is closed
 
 	refusing atomic.Pointer[tls.Conn] // set while HTTP/2 requests on it are told no
 	allowed  atomic.Bool              // it is ending since that is no longer right
@@ -33,27 +36,23 @@ type serverConn struct {
 }
 
 // register makes the connection known until it is closed. It fails when the mesh is closing.
-func (sc *serverConn) register() bool {
-	if !sc.mesh.conns.add(sc) {
+func (sc *serverConn) register(key connKey) bool {
+	if !sc.mesh.conns.add(sc, key) {
 		return false
 	}
-	var expiry *time.Timer
-	expiry = time.AfterFunc(math.MaxInt64, func() {
-		// It may still be valid: what ended was not needed, or the clock was set back.
-		if sc.verify() && sc.mesh.conns.find(sc.net.local) == sc {
-			expiry.Reset(sc.untilExpiry())
-		}
-	})
-	expiry.Reset(sc.untilExpiry())
-	sc.net.afterClose(func() {
-		expiry.Stop()
-		sc.mesh.conns.remove(sc)
-	})
+	sc.mesh.expiries.add(sc)
+	sc.net.afterClose(sc.gone)
 	return true
 }
 
-// untilExpiry returns when the next certificate of the peer's chain, or of the authority that vouches for it, is no longer valid: a moment after its NotAfter.
-func (sc *serverConn) untilExpiry() time.Duration {
+func (sc *serverConn) gone() {
+	sc.mesh.expiries.remove(sc)
+	sc.mesh.conns.remove(sc)
+}
+
+// nextExpiry returns when the next certificate of the peer's chain, or of the authority that vouches for it, is no longer valid, in seconds: the
+// last one in which it is.
+func (sc *serverConn) nextExpiry() int64 {
 	now := time.Now()
 	next := sc.net.peer.chain[0].NotAfter
 	if e := sc.net.peer.Expiry; e.Before(next) && !e.Before(now) {
@@ -64,7 +63,7 @@ func (sc *serverConn) untilExpiry() time.Duration {
 			next = c.NotAfter
 		}
 	}
-	return next.Sub(now) + 10*time.Millisecond
+	return next.Unix()
 }
 
 // fill puts into r what the connection knows.
@@ -72,7 +71,7 @@ func (sc *serverConn) fill(r *policy.Request) {
 	r.Source = sc.net.peer.ID
 	r.SourceAddr = sc.net.peer.Addr.Addr()
 	r.Destination = sc.mesh.service
-	r.Port = sc.port
+	r.Port = sc.net.peer.Port
 }
 
 // request is the question whether the connection may be open.

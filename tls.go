@@ -30,6 +30,9 @@ func (m *Mesh) baseTLS(alpn []string, verify func(tls.ConnectionState) error) *t
 func (m *Mesh) serverTLS(alpn []string) *tls.Config {
 	c := m.baseTLS(alpn, func(cs tls.ConnectionState) error {
 		_, err := m.verify(cs.PeerCertificates)
+		if err == nil && !cs.DidResume {
+			m.credential.Share(cs.PeerCertificates) // those of the connection: it is the same slice
+		}
 		return err
 	})
 	c.ClientAuth = tls.RequireAnyClientCert
@@ -78,14 +81,12 @@ func (m *Mesh) idOf(service string) spiffeid.ID {
 
 // newPeer describes the verified other end of a finished handshake.
 func (m *Mesh) newPeer(n *netConn, cs tls.ConnectionState) Peer {
-	leaf := cs.PeerCertificates[0]
-	id, err := spiffeid.FromURI(leaf.URIs[0])
-	if err != nil {
-		return Peer{} // can't be: VerifyConnection read the same field
-	}
-	p := Peer{ID: id, Addr: addrPort(n.RemoteAddr()), Expiry: leaf.NotAfter, chain: cs.PeerCertificates}
-	if _, until, err := m.credential.VerifyUntil(p.chain); err == nil { // else the authorities changed this moment: it is decided again
-		p.Expiry = until
+	p := Peer{Addr: addrPort(n.RemoteAddr()), chain: cs.PeerCertificates}
+	id, until, err := m.credential.VerifyUntil(p.chain)
+	if p.ID, p.Expiry = id, until; err != nil { // the authorities changed this moment: it is decided again
+		leaf := p.chain[0]
+		p.ID, _ = spiffeid.FromURI(leaf.URIs[0]) // VerifyConnection has read the same field
+		p.Expiry = leaf.NotAfter
 	}
 	return p
 }

@@ -30,7 +30,7 @@ func (w *world) bareClient(edit ...func(*x509.Certificate)) *tls.Config {
 	}
 }
 
-func dialTLS(t *testing.T, addr string, conf *tls.Config) (*tls.Conn, error) {
+func dialTLS(t testing.TB, addr string, conf *tls.Config) (*tls.Conn, error) {
 	d := tls.Dialer{Config: conf}
 	c, err := d.DialContext(t.Context(), "tcp", addr)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -14,6 +15,9 @@ import (
 
 // maxVerified bounds how many chains a [Verifier] remembers, some 200 bytes each.
 const maxVerified = 4096
+
+// maxIssuers bounds how many intermediate certificates a [Verifier] keeps, some 3 KiB each.
+const maxIssuers = 8
 
 // A Verifier does what [Verify] does, and remembers the chains that passed: verifying one with an intermediate
 // takes hundreds of microseconds of elliptic curves, and the same few peers connect again and again. What it remembers holds
@@ -24,6 +28,9 @@ type Verifier struct {
 
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]verdict
+	// issuers are intermediate certificates of chains that passed, the latest ones; nissuers is how many there were ever.
+	issuers  [maxIssuers]*x509.Certificate
+	nissuers int
 }
 
 type verdict struct {
@@ -31,6 +38,7 @@ type verdict struct {
 	authorities []*x509.Certificate // the whole bundle
 	until       time.Time
 	from, to    time.Time
+	leaf        weak.Pointer[x509.Certificate] // as [Verifier.Share] last saw it
 }
 
 // NewVerifier returns a Verifier that trusts the bundles of a source.
@@ -72,6 +80,34 @@ func (v *Verifier) VerifyUntil(chain []*x509.Certificate) (id spiffeid.ID, until
 		v.remember(key, verdict{id: id, until: until, authorities: authorities}, chain)
 	}
 	return id, until, err
+}
+
+// Share replaces the certificates of a chain that has just passed by those, byte for byte the same, of an earlier one. Connections
+// of one peer then hold its certificate once, as long as one of them does, and all connections the intermediate: 6 KiB less for each connection of a
+// crypto/tls server, which parses what it is shown anew each time.
+func (v *Verifier) Share(chain []*x509.Certificate) {
+	key := digest(chain)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k, ok := v.known[key]
+	if !ok {
+		return
+	}
+	if leaf := k.leaf.Value(); leaf != nil {
+		chain[0] = leaf
+	} else {
+		k.leaf = weak.Make(chain[0])
+		v.known[key] = k
+	}
+	for i, c := range chain[1:] {
+		at := slices.IndexFunc(v.issuers[:], c.Equal)
+		if at < 0 {
+			at = v.nissuers % maxIssuers
+			v.issuers[at] = c
+			v.nissuers++
+		}
+		chain[1+i] = v.issuers[at]
+	}
 }
 
 // holds reports whether a chain that passed would pass now.

@@ -140,3 +140,53 @@ func BenchmarkVerify(b *testing.B) {
 		})
 	}
 }
+
+func TestVerifierShares(t *testing.T) {
+	ca, err := testca.New(spiffeid.RequireTrustDomainFromString("prod.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := identity.NewVerifier(ca.Bundle())
+	svid, err := ca.SVID("orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// shown parses the chain anew, as TLS does, and shares it.
+	shown := func(verify bool) []*x509.Certificate {
+		var chain []*x509.Certificate
+		for _, c := range svid.Certificates {
+			parsed, err := x509.ParseCertificate(c.Raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			chain = append(chain, parsed)
+		}
+		if verify {
+			if _, err := v.Verify(chain); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v.Share(chain)
+		return chain
+	}
+	if a, b := shown(false), shown(false); a[0] == b[0] || a[1] == b[1] {
+		t.Error("a chain is shared that nobody verified")
+	}
+	if a, b := shown(true), shown(true); a[0] != b[0] || a[1] != b[1] {
+		t.Error("equal chains are not shared")
+	}
+	// More issuers than are kept: each is shared with the next that comes, and none taken for another.
+	for range 20 {
+		other, err := testca.New(spiffeid.RequireTrustDomainFromString("prod.example"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = identity.NewVerifier(other.Bundle())
+		if svid, err = other.SVID("orders"); err != nil {
+			t.Fatal(err)
+		}
+		if a := shown(true); !a[0].Equal(svid.Certificates[0]) || !a[1].Equal(svid.Certificates[1]) {
+			t.Fatal("another certificate took the place of the one that was shown")
+		}
+	}
+}
