@@ -313,7 +313,7 @@ func TestPeersTellMembersOnly(t *testing.T) {
 		return string(got)
 	}
 	for _, path := range []string{wire.PathJoin, wire.PathBundle + "?after=0"} {
-		if got := tell(member, path); !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
+		if got := tell(member, path); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 			t.Errorf("%s: a member is told %q", path, got)
 		}
 		for who, ca := range map[string]*testca.CA{"a friend": friends, "an impostor": impostors} {
