@@ -32,6 +32,7 @@ type pool struct {
 	idle    []*poolConn // those of HTTP/1.1 without a user, lanes or not; the one that was used last is the last
 	dialing *dialCall   // that all wait for: HTTP/2, or the first one
 	http1   bool        // what the last connection spoke
+	queue   queue       // for HTTP/1.1
 	retired bool        // discovery no longer offers the endpoint
 	closed  bool
 
@@ -64,9 +65,11 @@ type poolConn struct {
 
 // dialCall is a connection being made. Once done is closed, either conn or err is there.
 type dialCall struct {
-	done chan struct{}
-	conn *poolConn
-	err  error
+	done  chan struct{}
+	conn  *poolConn
+	err   error
+	start time.Time
+	given int // what the queue's was at the start
 }
 
 // acquire returns a connection that takes one more request, and whether it has carried any before. The
@@ -88,21 +91,36 @@ func (p *pool) acquire(ctx context.Context, fresh, lane bool, patience time.Dura
 				return c, reused, nil
 			}
 		}
-		d := p.dialing
-		if d == nil {
-			d = &dialCall{done: make(chan struct{})}
-			if !p.http1 {
-				p.dialing = d
-			}
-			// The dial outlives the request: the next one will want the connection.
-			p.transport.wg.Go(func() { p.dial(d) })
-		}
-		p.mu.Unlock()
 		if over == nil && patience > 0 {
 			t := time.NewTimer(patience)
 			defer t.Stop()
 			over = t.C
 		}
+		if p.http1 && !fresh {
+			w := p.enqueue()
+			p.mu.Unlock()
+			select {
+			case g := <-w:
+				if c, err := p.accept(g); c != nil || err != nil {
+					return c, g.reused, err
+				}
+				continue
+			case <-over:
+				p.leave(w)
+				return nil, false, errSlow
+			case <-ctx.Done():
+				p.leave(w)
+				return nil, false, context.Cause(ctx)
+			}
+		}
+		d := p.dialing
+		if d == nil {
+			d = p.startDial()
+			if !p.http1 {
+				p.dialing = d
+			}
+		}
+		p.mu.Unlock()
 		select {
 		case <-d.done:
 		case <-over:
@@ -169,6 +187,14 @@ func (p *pool) forget(c *poolConn) {
 	}
 }
 
+// startDial begins to connect. The dial outlives the request: the next one will want the connection. The caller holds mu.
+func (p *pool) startDial() *dialCall {
+	d := &dialCall{done: make(chan struct{}), start: time.Now(), given: p.queue.given}
+	p.queue.dials++
+	p.transport.wg.Go(func() { p.dial(d) })
+	return d
+}
+
 func (p *pool) dial(d *dialCall) {
 	c, err := p.connect(p.transport.ctx, alpnHTTP2, alpnHTTP1)
 	if err != nil && p.transport.ctx.Err() == nil && !speaksOther(err) {
@@ -185,6 +211,7 @@ func (p *pool) dial(d *dialCall) {
 	}
 	d.conn, d.err = c, err
 	close(d.done)
+	p.dialed(d)
 }
 
 // dialSolo returns a connection for one request of HTTP/1.1, which will be closed after it.
@@ -207,7 +234,7 @@ func (p *pool) add(c *poolConn) error {
 	}
 	p.conns = append(p.conns, c)
 	if c.http1 && c.users == 0 {
-		p.idle = append(p.idle, c)
+		p.give(c)
 	}
 	return nil
 }
@@ -266,12 +293,12 @@ func (p *pool) release(c *poolConn) {
 	p.mu.Lock()
 	c.users--
 	c.idleSince = time.Now()
-	drop := c.users == 0 && (spoilt || c.solo || p.retired || p.closed)
+	drop := c.users == 0 && (spoilt || c.solo || p.retired && len(p.queue.waiters) == 0 || p.closed)
 	switch {
 	case drop:
 		p.forget(c)
 	case c.http1:
-		p.idle = append(p.idle, c)
+		p.give(c)
 	}
 	p.mu.Unlock()
 	if drop {
@@ -325,6 +352,7 @@ func (p *pool) close() {
 	p.mu.Lock()
 	conns := p.conns
 	p.conns, p.idle, p.closed = nil, nil, true
+	p.answerAll(grant{})
 	p.mu.Unlock()
 	for _, c := range conns {
 		c.shut()
