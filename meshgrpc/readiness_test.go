@@ -152,7 +152,7 @@ func TestHealthProbe(t *testing.T) {
 			calls[1].Store(0)
 		}
 		pass := func() { <-time.After(6 * time.Second) }
-		share("connecting", 1, 59)
+		share("connecting", 0, 60)
 		pass()
 		share("both are well", 10, 50)
 		status[0].SetServingStatus(service, healthpb.HealthCheckResponse_NOT_SERVING)
