@@ -8,6 +8,10 @@
 //	billing.invoices        the service billing/invoices
 //	c0000201.addr           A: 192.0.2.1, as the targets of SRV records are called
 //
+// What lies between two such names exists, without records, as RFC 8020 wants it; only invoices, above billing.invoices, does not,
+// unless there is such a service: the mesh finds services, and does not list them. A recursive server that minimises the names it asks for,
+// and is strict about it (Unbound's qname-minimisation-strict; off by default), therefore finds no billing.invoices.
+//
 // Only instances that are ready are told; suspects when there are no others. What does not lie in the zone is refused: nothing is
 // asked of other servers. Addresses in DNS are no protection: those who connect by them must check, by a certificate of
 // the mesh, who answers.
@@ -65,6 +69,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	zone    string // fully qualified, lower case
+	ns      string // the name of addr; without an address when that is unspecified
 	addr    netip.AddrPort
 	limit   *limiter
 	servers []*dns.Server
@@ -91,6 +96,10 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("meshdns: %w", err)
 	}
 	s.addr = netip.MustParseAddrPort(ln.Addr().String())
+	s.ns = s.hostName(s.addr.Addr().Unmap())
+	if s.addr.Addr().IsUnspecified() {
+		s.ns = "ns." + s.zone
+	}
 	timeout := func() time.Duration { return idleTime }
 	s.servers = []*dns.Server{
 		{PacketConn: pc, Handler: dns.HandlerFunc(s.udp), UDPSize: maxUDP},
@@ -181,6 +190,10 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 			return m
 		}
 	}
+	if q.Opcode != dns.OpcodeQuery { // the library lets NOTIFY pass
+		m.Authoritative, m.Rcode = false, dns.RcodeNotImplemented
+		return m
+	}
 	if len(q.Question) != 1 { // the library lets only one pass
 		m.Rcode = dns.RcodeFormatError
 		return m
@@ -198,6 +211,7 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 	switch {
 	case below == "":
 		s.apex(m, question)
+	case below == "addr": // has no records, but names below it (RFC 8020: they would not exist otherwise)
 	case isAddr:
 		known = s.host(m, question, host)
 	default:
@@ -217,14 +231,18 @@ func (s *Server) apex(m *dns.Msg, q dns.Question) {
 	case dns.TypeSOA:
 		m.Answer = append(m.Answer, s.soa())
 	case dns.TypeNS:
-		m.Answer = append(m.Answer, &dns.NS{Hdr: s.header(q.Name, dns.TypeNS), Ns: "ns." + s.zone})
+		if s.addr.Addr().IsUnspecified() {
+			return // which of the machine's addresses clients know is not known here
+		}
+		m.Answer = append(m.Answer, &dns.NS{Hdr: s.header(q.Name, dns.TypeNS), Ns: s.ns})
+		m.Extra = s.address(m.Extra, s.ns, dns.TypeNone, s.addr.Addr().Unmap())
 	}
 }
 
 // soa also says for how long it counts that there is nothing (RFC 2308).
 func (s *Server) soa() *dns.SOA {
 	return &dns.SOA{
-		Hdr: s.header(s.zone, dns.TypeSOA), Ns: "ns." + s.zone, Mbox: "hostmaster." + s.zone,
+		Hdr: s.header(s.zone, dns.TypeSOA), Ns: s.ns, Mbox: "hostmaster." + s.zone,
 		Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: s.ttl(),
 	}
 }
@@ -246,6 +264,8 @@ func (s *Server) address(rrs []dns.RR, name string, want uint16, a netip.Addr) [
 	return rrs
 }
 
+func (s *Server) hostName(a netip.Addr) string { return hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone }
+
 // host answers about the name that an address has.
 func (s *Server) host(m *dns.Msg, q dns.Question, label string) (known bool) {
 	raw, err := hex.DecodeString(label)
@@ -259,15 +279,21 @@ func (s *Server) host(m *dns.Msg, q dns.Question, label string) (known bool) {
 	return true
 }
 
-// service answers about a service, "payments" or "_admin._tcp.payments".
+// service answers about a service, "payments" or "_admin._tcp.payments", and about what lies between the two.
 func (s *Server) service(m *dns.Msg, q dns.Question, name string) (known bool) {
 	port := ""
+	between := strings.HasPrefix(name, "_tcp.")
 	if first, rest, ok := strings.Cut(name, "._tcp."); ok && strings.HasPrefix(first, "_") {
 		port, name = first[1:], rest
 	}
-	all := s.cfg.Discovery.Lookup(strings.ReplaceAll(name, ".", "/")).Endpoints
-	if !slices.ContainsFunc(all, func(ep discovery.Endpoint) bool { return ep.Port == port }) {
-		return false
+	all := s.cfg.Discovery.Lookup(strings.ReplaceAll(strings.TrimPrefix(name, "_tcp."), ".", "/")).Endpoints
+	switch {
+	case between:
+		return slices.ContainsFunc(all, func(ep discovery.Endpoint) bool { return ep.Port != "" })
+	case port == "":
+		known = len(all) > 0 // with named ports alone it exists too, above them
+	default:
+		known = slices.ContainsFunc(all, func(ep discovery.Endpoint) bool { return ep.Port == port })
 	}
 	usable := ready(all, port)
 	rand.Shuffle(len(usable), func(i, j int) { //nolint:gosec // spreads load, hides nothing
@@ -280,7 +306,7 @@ func (s *Server) service(m *dns.Msg, q dns.Question, name string) (known bool) {
 			a := ap.Addr().Unmap()
 			first := !hosts[a]
 			hosts[a] = true
-			switch target := hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone; {
+			switch target := s.hostName(a); {
 			case q.Qtype == dns.TypeSRV: // to the later ones goes who can't reach any first one
 				m.Answer = append(m.Answer, &dns.SRV{
 					Hdr: s.header(q.Name, dns.TypeSRV), Priority: uint16(1 + i), Weight: max(ep.Weight, 1), Port: ap.Port(), Target: target,
@@ -293,7 +319,7 @@ func (s *Server) service(m *dns.Msg, q dns.Question, name string) (known bool) {
 			}
 		}
 	}
-	return true
+	return known
 }
 
 // ready returns those who want traffic on a port; suspects if there are no others.

@@ -77,7 +77,7 @@ func TestAnswers(t *testing.T) {
 		ep("payments", "", "[2001:db8::1]:8443"),
 		ep("payments", "", "192.0.2.3:1", draining), ep("payments", "", "192.0.2.4:1", suspect),
 		ep("payments", "admin", "192.0.2.5:9"),
-		ep("billing/invoices", "", "192.0.2.6:1"),
+		ep("billing/invoices", "", "192.0.2.6:1"), ep("queue", "admin", "192.0.2.10:1"),
 		ep("both", "", "192.0.2.9:1", func(e *discovery.Endpoint) { e.Also = discovery.AddrsOf(netip.MustParseAddr("2001:db8::9")) }),
 		ep("old", "", "192.0.2.7:1", suspect), ep("leaving", "", "192.0.2.8:1", draining),
 	)})
@@ -92,6 +92,14 @@ func TestAnswers(t *testing.T) {
 		{"payments.mesh.", dns.TypeSRV, "NOERROR SRV 1 1 8443 " + v6 + ", SRV 1 1 8444 c0000201.addr.mesh., SRV 1 7 8443 c0000201.addr.mesh."},
 		{"_admin._tcp.payments.mesh.", dns.TypeSRV, "NOERROR SRV 1 1 9 c0000205.addr.mesh."},
 		{"_none._tcp.payments.mesh.", dns.TypeSRV, "NXDOMAIN "},
+		// Above a name that exists there is none that does not (RFC 8020).
+		{"_tcp.payments.mesh.", dns.TypeA, "NOERROR "},
+		{"addr.mesh.", dns.TypeA, "NOERROR "},
+		{"queue.mesh.", dns.TypeSRV, "NOERROR "},
+		{"_tcp.queue.mesh.", dns.TypeSRV, "NOERROR "},
+		{"_admin._tcp.queue.mesh.", dns.TypeSRV, "NOERROR SRV 1 1 1 c000020a.addr.mesh."},
+		{"_tcp.both.mesh.", dns.TypeSRV, "NXDOMAIN "},
+		{"_tcp.mesh.", dns.TypeSRV, "NXDOMAIN "},
 		{"payments.mesh.", dns.TypeTXT, "NOERROR "},
 		{"billing.invoices.mesh.", dns.TypeA, "NOERROR A 192.0.2.6"},
 		{"both.mesh.", dns.TypeA, "NOERROR A 192.0.2.9"},
@@ -106,8 +114,8 @@ func TestAnswers(t *testing.T) {
 		{v6, dns.TypeAAAA, "NOERROR AAAA 2001:db8::1"},
 		{"c00002.addr.mesh.", dns.TypeA, "NXDOMAIN "},
 		{"nonsense.addr.mesh.", dns.TypeA, "NXDOMAIN "},
-		{"mesh.", dns.TypeSOA, "NOERROR SOA ns.mesh. hostmaster.mesh. 1 3600 600 86400 5"},
-		{"mesh.", dns.TypeNS, "NOERROR NS ns.mesh."},
+		{"mesh.", dns.TypeSOA, "NOERROR SOA 7f000001.addr.mesh. hostmaster.mesh. 1 3600 600 86400 5"},
+		{"mesh.", dns.TypeNS, "NOERROR NS 7f000001.addr.mesh."},
 		{"mesh.", dns.TypeA, "NOERROR "},
 		{"example.com.", dns.TypeA, "REFUSED "},
 		{"notmesh.", dns.TypeA, "REFUSED "},
@@ -127,6 +135,12 @@ func TestAnswers(t *testing.T) {
 	}
 	if m := ask(t, s, "udp", "payments.mesh.", dns.TypeA, func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassCHAOS }); m.Rcode != dns.RcodeRefused {
 		t.Errorf("class CH: %s", show(m))
+	}
+	if m := ask(t, s, "udp", "mesh.", dns.TypeNS); len(m.Extra) != 1 || m.Extra[0].(*dns.A).A.String() != "127.0.0.1" {
+		t.Errorf("NS without its address: %s", m)
+	}
+	if m := ask(t, s, "udp", "payments.mesh.", dns.TypeA, func(q *dns.Msg) { q.Opcode = dns.OpcodeNotify }); show(m) != "NOTIMP " {
+		t.Errorf("NOTIFY: %s", m)
 	}
 	if m := ask(t, s, "udp", "payments.mesh.", dns.TypeSRV, func(q *dns.Msg) { q.SetEdns0(1232, false) }); m.IsEdns0() == nil || len(m.Extra) != 3 {
 		t.Errorf("with EDNS: %s", m)
