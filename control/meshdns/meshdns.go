@@ -264,7 +264,9 @@ func (s *Server) address(rrs []dns.RR, name string, want uint16, a netip.Addr) [
 	return rrs
 }
 
-func (s *Server) hostName(a netip.Addr) string { return hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone }
+func (s *Server) hostName(a netip.Addr) string {
+	return hex.EncodeToString(a.AsSlice()) + ".addr." + s.zone
+}
 
 // host answers about the name that an address has.
 func (s *Server) host(m *dns.Msg, q dns.Question, label string) (known bool) {

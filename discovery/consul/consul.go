@@ -153,8 +153,8 @@ func (s *Source) follow(ctx context.Context, i int) {
 			return
 		}
 		if err != nil {
-			n, lasting := b.Failed()
-			if n == 1 {
+			_, lasting, news := b.Failed(err)
+			if news {
 				s.cfg.Logger.Warn("discovery: Consul can't be asked", "service", svc.Service, "url", s.base.Redacted(), "error", err)
 			}
 			if lasting >= s.cfg.StaleAfter && !stale {

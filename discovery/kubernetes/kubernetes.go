@@ -4,7 +4,7 @@
 // A service of Config.Namespace has its plain name, "payments"; one of another namespace is "billing/invoices". The port that
 // has no name, or is called "mesh", is the default one; others keep their names. Of a pod that is terminating the
 // State is draining, of one that is not ready starting. Its Instance is its name and the start of its UID. Weights
-// are not told. Of a pod with addresses of both families one is used. Hints for zones are not looked at: the dialer prefers
+// are not told. A pod with addresses of both families is one endpoint: see Config.PreferIPv6. Hints for zones are not looked at: the dialer prefers
 // its zone by itself.
 //
 // The process needs the permission to list and watch endpointslices:
@@ -68,6 +68,7 @@ type Source struct {
 	api    api
 	slices *cache
 	table  *table.Table
+	warned bool // that it can't be followed; as slices, it belongs to run
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	synced chan struct{}
@@ -136,18 +137,24 @@ func (s *Source) run(ctx context.Context) {
 	b := remote.Backoff{Min: 200 * time.Millisecond, Max: 30 * time.Second}
 	version := "" // to watch from; empty when a list is due
 	for {
+		from := version
 		var err error
-		if version, err = s.follow(ctx, version, &b); ctx.Err() != nil {
+		if version, err = s.follow(ctx, from, &b); ctx.Err() != nil {
 			return
 		}
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, errGone) {
+		gone := errors.Is(err, errGone)
+		if gone {
 			s.cfg.Logger.Debug("discovery: Kubernetes forgot what changed meanwhile: everything is listed again", "error", err)
 		}
-		n, lasting := b.Failed()
-		if n == 2 || n == 1 && !errors.Is(err, errGone) {
+		if gone && from != "" {
+			continue // the server answers: only what had just been listed can't be too old
+		}
+		_, lasting, news := b.Failed(err)
+		if news || !s.warned {
+			s.warned = true
 			s.cfg.Logger.Warn("discovery: Kubernetes can't be followed", "url", s.cfg.URL, "error", err)
 		}
 		if lasting >= s.cfg.StaleAfter && s.slices.suspect(true) {
@@ -174,6 +181,10 @@ func (s *Source) follow(ctx context.Context, version string, b *remote.Backoff) 
 	start := time.Now()
 	version, err := s.api.watch(ctx, version, watcher{
 		started: func() {
+			if s.warned {
+				s.warned = false
+				s.cfg.Logger.Info("discovery: Kubernetes is followed again", "url", s.cfg.URL)
+			}
 			if s.slices.suspect(false) {
 				s.table.Replace(s.slices.all())
 			}
@@ -181,9 +192,7 @@ func (s *Source) follow(ctx context.Context, version string, b *remote.Backoff) 
 		event: func(e event) { s.table.Update(s.slices.apply(e)) },
 	})
 	if time.Since(start) > time.Second {
-		if b.Worked() {
-			s.cfg.Logger.Info("discovery: Kubernetes was followed again", "url", s.cfg.URL)
-		}
+		b.Worked()
 	} else if err == nil {
 		err = errors.New("the watch ended as soon as it began")
 	}

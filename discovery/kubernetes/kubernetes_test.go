@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,7 +87,8 @@ func sliceOf(ep discovery.Endpoint) object {
 // A controller announces by writing slices.
 type controller struct {
 	*static.Member
-	server *apiServer
+	put    func(object)
+	remove func(name string)
 
 	mu  sync.Mutex
 	has map[[2]string]string // slices by service and port
@@ -101,7 +103,7 @@ func (c *controller) Register(ctx context.Context, ep discovery.Endpoint) error 
 	ep.Instance = c.Instance()
 	s := sliceOf(ep)
 	c.has[[2]string{ep.Service, ep.Port}] = nameOf(s)
-	c.server.put(s)
+	c.put(s)
 	return nil
 }
 
@@ -111,7 +113,7 @@ func (c *controller) Deregister(_ context.Context, ep discovery.Endpoint) error 
 	key := [2]string{ep.Service, ep.Port}
 	if name, ok := c.has[key]; ok {
 		delete(c.has, key)
-		c.server.remove(name)
+		c.remove(name)
 	}
 	return nil
 }
@@ -132,22 +134,30 @@ func (c *controller) leave() error {
 
 func TestConformance(t *testing.T) {
 	discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
-		server, n := newServer(t), 0
-		return discoverytest.Harness{
-			Lacks: discoverytest.Lacks{Weight: true},
-			Join: func(t testing.TB) discoverytest.Member {
-				n++
-				c := &controller{Member: static.New().Member(fmt.Sprintf("pod-%d@0000000%d", n, n)), server: server, has: make(map[[2]string]string)}
-				cfg := server.config()
-				cfg.AllNamespaces = true
-				src := follow(t, cfg)
-				return discoverytest.Member{
-					Resolver: src, Registrar: c, Instance: c.Instance(),
-					Leave: func(context.Context) error { return errors.Join(c.leave(), src.Close()) },
-				}
-			},
-		}
+		server := newServer(t)
+		return harness(server.config(), func(_ testing.TB, o object) { server.put(o) }, func(_ testing.TB, name string) { server.remove(name) })
 	})
+}
+
+// harness is a world whose members write slices.
+func harness(cfg kubernetes.Config, put func(testing.TB, object), remove func(testing.TB, string)) discoverytest.Harness {
+	n := 0
+	cfg.AllNamespaces = true
+	return discoverytest.Harness{
+		Lacks: discoverytest.Lacks{Weight: true},
+		Join: func(t testing.TB) discoverytest.Member {
+			n++
+			c := &controller{
+				Member: static.New().Member(fmt.Sprintf("pod-%d@0000000%d", n, n)), has: make(map[[2]string]string),
+				put: func(o object) { put(t, o) }, remove: func(name string) { remove(t, name) },
+			}
+			src := follow(t, cfg)
+			return discoverytest.Member{
+				Resolver: src, Registrar: c, Instance: c.Instance(),
+				Leave: func(context.Context) error { return errors.Join(c.leave(), src.Close()) },
+			}
+		},
+	}
 }
 
 func await(t *testing.T, r discovery.Resolver, want string) {
@@ -345,6 +355,47 @@ func TestAway(t *testing.T) {
 	await(t, src, "10.0.0.1:8443 10.0.0.2:8443")
 	if n := len(log.String()); n > 3000 {
 		t.Errorf("%d bytes of log", n)
+	}
+}
+
+// After an outage kube-apiserver, which has forgotten, begins the watch and says 410 in it. The list follows at once: that is no
+// failure of a server which answers. That it is back is told while the watch goes on, and so is each other reason of an outage.
+func TestGoneAfterOutage(t *testing.T) {
+	server := newServer(t)
+	server.put(slice("a", "payments", "IPv4", pod("p", "10.0.0.1")), slice("b", "payments", "IPv4", pod("q", "10.0.0.2")))
+	var log testlog.Buffer
+	cfg := server.config()
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	src := follow(t, cfg)
+	await(t, src, "10.0.0.1:8443 10.0.0.2:8443")
+	server.remove("default/a")
+	await(t, src, "10.0.0.2:8443")
+	said := make(chan struct{})
+	var asked atomic.Int32
+	server.set(func() {
+		server.objects, server.history = map[string]object{}, nil
+		server.version++
+		server.compacted = server.version
+		server.intercept = func(w http.ResponseWriter, _ *http.Request) bool {
+			code := http.StatusInternalServerError
+			if n := asked.Add(1); n > 1 {
+				code = http.StatusForbidden
+				if n == 2 {
+					close(said)
+				}
+			}
+			reply(w, code, status(code, "no"))
+			return true
+		}
+	})
+	server.cut()
+	<-said
+	server.set(func() { server.intercept = nil })
+	await(t, src, "")
+	for what, want := range map[string]int{"is suspect": 1, "is followed again": 1, "can't be followed": 3, "answers 500": 2, "answers 403": 1} {
+		if got := strings.Count(log.String(), what); got != want {
+			t.Errorf("%q %d times, want %d:\n%s", what, got, want, log.String())
+		}
 	}
 }
 

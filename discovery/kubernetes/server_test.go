@@ -94,6 +94,17 @@ func (s *apiServer) rotate(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	certPEM := selfSigned(t, key)
+	block, _ := pem.Decode(certPEM)
+	s.mu.Lock()
+	s.cert = tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}
+	s.mu.Unlock()
+	s.write(t, "ca.crt", string(certPEM))
+}
+
+// selfSigned returns a certificate in PEM that is its own authority.
+func selfSigned(t testing.TB, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{{127, 0, 0, 1}},
 		IsCA: true, BasicConstraintsValid: true,
@@ -102,10 +113,7 @@ func (s *apiServer) rotate(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.mu.Lock()
-	s.cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	s.mu.Unlock()
-	s.write(t, "ca.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func (s *apiServer) config() kubernetes.Config {

@@ -154,15 +154,23 @@ type Backoff struct {
 	Min, Max time.Duration
 	failures int
 	since    time.Time
+	code     int // of the last one, 0 when the server did not answer
 }
 
-// Failed notes a failure, and returns how many there were in a row and for how long now.
-func (b *Backoff) Failed() (n int, lasting time.Duration) {
+// Failed notes a failure, and returns how many there were in a row and for how long now. It is news when it is the first, or the server
+// now answers something else than before: who was away, and then refuses the token, is to be read of in the log.
+func (b *Backoff) Failed(err error) (n int, lasting time.Duration, news bool) {
+	code := 0
+	if s := (*StatusError)(nil); errors.As(err, &s) {
+		code = s.Code
+	}
+	news = b.failures == 0 || code != b.code
 	if b.failures == 0 {
 		b.since = time.Now()
 	}
 	b.failures++
-	return b.failures, time.Since(b.since)
+	b.code = code
+	return b.failures, time.Since(b.since), news
 }
 
 // Worked notes success, and reports whether there had been failures.
