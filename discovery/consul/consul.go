@@ -1,9 +1,13 @@
 // Package consul is discovery from a Consul catalog, by blocking queries on the health of each service
 // (developer.hashicorp.com/consul/api-docs/features/blocking).
 //
-// An endpoint's Instance is its node and service ID, its Zone that of the instance's or the node's locality, "region/zone", its
-// Weight the one for its health. An instance whose check is critical is marked Suspect, so that it is used only when no
-// other is left; one in maintenance is draining.
+// An endpoint's Instance is its node and service ID, which differ for two services of one process. Its Zone is that of the instance's
+// or the node's locality, "region/zone", its Weight the one for its health; Also are its addresses tagged lan_ipv4 and lan_ipv6. An
+// instance whose check is critical is marked Suspect, so that it is used only when no other is left; one in maintenance is draining.
+// One without a port, or with a name for an address, is left out.
+//
+// Each service is a query that waits, over a connection of its own: Consul takes 200 of them from an IP address
+// (limits.http_max_conns_per_client). Of more than 64 services, 64 are waited for at a time, each within ten seconds.
 //
 // While Consul can't be reached, what it said last stays known; after Config.StaleAfter it is marked Suspect.
 package consul
@@ -43,7 +47,8 @@ type Config struct {
 	URL string
 	// Services are all that will be known.
 	Services []Service
-	// TokenFile holds an ACL token with service:read and node:read. It is read again for each request; empty sends none.
+	// TokenFile holds an ACL token with service:read and node:read. It is read again for each request; empty sends none. A token
+	// without the permission is an error; without a token, Consul itself says that there is nobody.
 	TokenFile string
 	// TLS verifies the server, and may hold a client certificate. Nil trusts the system's authorities. TLS 1.3 is required.
 	TLS *tls.Config
@@ -63,7 +68,8 @@ type Source struct {
 	cfg    Config
 	base   *url.URL
 	client *http.Client
-	table  *table.Parts // one for each of cfg.Services
+	table  *table.Parts  // one for each of cfg.Services
+	turns  chan struct{} // held while a query is under way
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
@@ -84,6 +90,7 @@ func New(cfg Config) (*Source, error) {
 	if conf == nil {
 		conf = &tls.Config{MinVersion: tls.VersionTLS13}
 	}
+	s.turns = make(chan struct{}, maxQueries)
 	s.client = &http.Client{Transport: remote.Transport(conf), CheckRedirect: remote.Stay}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -142,6 +149,11 @@ func (s *Source) Close() error {
 const pace = 50 * time.Millisecond
 
 // follow keeps one service up to date until ctx is done.
+//
+// A query that waited may be answered out of an agent's cache: by one that was just started, with an index that goes back and nobody,
+// until it knows better; and where the token lost its permission, with nobody and no word about that. Neither counts: what
+// is asked next does not wait, and is answered by a server. An index also goes back with a restored snapshot (Consul's documentation,
+// "Implementation Details").
 func (s *Source) follow(ctx context.Context, i int) {
 	svc := s.cfg.Services[i]
 	b := remote.Backoff{Min: 200 * time.Millisecond, Max: 30 * time.Second}
@@ -171,28 +183,24 @@ func (s *Source) follow(ctx context.Context, i int) {
 		if b.Worked() {
 			s.cfg.Logger.Info("discovery: Consul answers again", "service", svc.Service)
 		}
-		last, stale = found, false
-		s.table.Publish(i, slices.Clone(found))
-		if first {
-			first = false
-			s.table.Answered()
+		doubtful := next < index || index > 0 && len(found) == 0 && len(last) > 0
+		index = max(next, 1) // below 1 would not block
+		if doubtful {
+			index = 0
+		} else {
+			last, stale = found, false
+			s.table.Publish(i, slices.Clone(found))
+			if first {
+				first = false
+				s.table.Answered()
+			}
 		}
-		index = follows(index, next)
 		select {
 		case <-time.After(pace):
 		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-// follows returns the index to wait on. One that goes backwards, as after a restored snapshot, starts anew, and one below 1 would
-// not block (Consul's documentation, "Implementation Details").
-func follows(last, next uint64) uint64 {
-	if next < last {
-		return 0
-	}
-	return max(next, 1)
 }
 
 func suspects(all []discovery.Endpoint) []discovery.Endpoint {
@@ -203,4 +211,8 @@ func suspects(all []discovery.Endpoint) []discovery.Endpoint {
 	return all
 }
 
-var errNoIndex = errors.New("the answer has no X-Consul-Index: this is not Consul")
+var (
+	errNoIndex = errors.New("the answer has no X-Consul-Index: this is not Consul")
+	// errFiltered is what Consul answers as success, with an empty list and a header.
+	errFiltered = errors.New("the token may not read the service and its nodes: it needs service:read and node:read")
+)

@@ -21,24 +21,31 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/consul"
 	"github.com/intramesh/mesh/discovery/discoverytest"
+	"github.com/intramesh/mesh/discovery/internal/testlog"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/internal/atomicfile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func follow(t testing.TB, c *catalog, cfg consul.Config) *consul.Source {
-	t.Helper()
+func (c *catalog) config() consul.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(c.Certificate())
-	cfg.URL, cfg.TLS = c.URL, &tls.Config{RootCAs: roots}
+	return consul.Config{URL: c.URL, TLS: &tls.Config{RootCAs: roots}}
+}
+
+func follow(t testing.TB, cfg consul.Config, services ...consul.Service) *consul.Source {
+	t.Helper()
+	cfg.Services = append(cfg.Services, services...)
 	if cfg.Services == nil {
 		cfg.Services = []consul.Service{{Service: "payments"}}
 	}
 	if cfg.StaleAfter == 0 {
 		cfg.StaleAfter = time.Millisecond
 	}
-	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
 	src, err := consul.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +78,8 @@ func instance(node, id, addr string, port int, checks ...string) object {
 // An agent announces by writing to the catalog.
 type agent struct {
 	*static.Member
-	catalog *catalog
+	put    func(service, instance string, o object)
+	remove func(service, instance string)
 
 	mu  sync.Mutex
 	has map[string]string // services by instance
@@ -91,12 +99,9 @@ func (a *agent) Register(ctx context.Context, ep discovery.Endpoint) error {
 	node, id, _ := strings.Cut(a.Instance(), "/")
 	o := instance(node, id, ep.Addr.Addr().String(), int(ep.Addr.Port()))
 	o["Service"].(object)["Weights"] = object{"Passing": ep.Weight, "Warning": 1}
-	if ep.Zone != "" {
-		o["Service"].(object)["Locality"] = object{"Zone": ep.Zone}
-	}
 	name := inCatalog(ep.Service, ep.Port)
 	a.has[name] = a.Instance()
-	a.catalog.put(name, a.Instance(), o)
+	a.put(name, a.Instance(), o)
 	return nil
 }
 
@@ -106,7 +111,7 @@ func (a *agent) Deregister(_ context.Context, ep discovery.Endpoint) error {
 	name := inCatalog(ep.Service, ep.Port)
 	if _, ok := a.has[name]; ok {
 		delete(a.has, name)
-		a.catalog.remove(name, a.Instance())
+		a.remove(name, a.Instance())
 	}
 	return nil
 }
@@ -115,34 +120,44 @@ func (a *agent) leave() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name := range a.has {
-		a.catalog.remove(name, a.Instance())
+		a.remove(name, a.Instance())
 	}
 	clear(a.has)
 	return a.Close()
 }
 
 func TestConformance(t *testing.T) {
-	var cfg consul.Config
+	discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
+		c := newCatalog(t)
+		return harness(c.config(), func(_ testing.TB, service, instance string, o object) { c.put(service, instance, o) },
+			func(_ testing.TB, service, instance string) { c.remove(service, instance) })
+	})
+}
+
+// harness is a world whose members write to the catalog.
+func harness(cfg consul.Config, put func(testing.TB, string, string, object), remove func(testing.TB, string, string)) discoverytest.Harness {
 	for _, s := range []string{"payments", "other", "orders", "billing/invoices", "s0", "s1", "s2", "s3"} {
 		for _, port := range []string{"", "admin"} {
 			cfg.Services = append(cfg.Services, consul.Service{Service: s, Port: port, Name: inCatalog(s, port)})
 		}
 	}
-	discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
-		c, n := newCatalog(t), 0
-		return discoverytest.Harness{
-			Lacks: discoverytest.Lacks{State: true, Weight: true}, // of weights there is always one
-			Join: func(t testing.TB) discoverytest.Member {
-				n++
-				a := &agent{Member: static.New().Member(fmt.Sprintf("node-%d/svc", n)), catalog: c, has: make(map[string]string)}
-				src := follow(t, c, cfg)
-				return discoverytest.Member{
-					Resolver: src, Registrar: a, Instance: a.Instance(),
-					Leave: func(context.Context) error { return errors.Join(a.leave(), src.Close()) },
-				}
-			},
-		}
-	})
+	n := 0
+	return discoverytest.Harness{
+		Lacks: discoverytest.Lacks{State: true, Weight: true, Zone: true, Instance: true}, // of weights there is always one; a zone has a region; an ID one service
+		Join: func(t testing.TB) discoverytest.Member {
+			n++
+			a := &agent{
+				Member: static.New().Member(fmt.Sprintf("node-%d/svc", n)), has: make(map[string]string),
+				put:    func(service, instance string, o object) { put(t, service, instance, o) },
+				remove: func(service, instance string) { remove(t, service, instance) },
+			}
+			src := follow(t, cfg)
+			return discoverytest.Member{
+				Resolver: src, Registrar: a, Instance: a.Instance(),
+				Leave: func(context.Context) error { return errors.Join(a.leave(), src.Close()) },
+			}
+		},
+	}
 }
 
 func await(t *testing.T, r discovery.Resolver, want string) {
@@ -154,6 +169,9 @@ func show(eps []discovery.Endpoint) string {
 	var all []string
 	for _, ep := range eps {
 		s := ep.Addr.String()
+		if also := ep.Also.String(); also != "" {
+			s += "+" + also
+		}
 		if ep.State != discovery.Ready {
 			s += "," + ep.State.String()
 		}
@@ -170,21 +188,34 @@ func TestInstances(t *testing.T) {
 	warning := instance("n", "2", "10.0.0.2", 1, "warning")
 	warning["Service"].(object)["Weights"] = object{"Passing": 10, "Warning": 3}
 	warning["Node"].(object)["Locality"] = object{"Region": "eu-west-1", "Zone": "eu-west-1a"}
+	tagged := instance("n", "1", "10.0.0.1", 1, "passing")
+	tagged["Service"].(object)["Locality"] = object{"Region": "eu-west-1"}
+	tagged["Service"].(object)["TaggedAddresses"] = object{
+		"lan_ipv4": object{"Address": "10.0.0.1", "Port": 1}, "lan_ipv6": object{"Address": "fd00::1", "Port": 1}, "wan": object{"Address": "192.0.2.1", "Port": 1},
+	}
+	byNode := instance("n", "6", "", 1)
+	byNode["Node"].(object)["TaggedAddresses"] = object{"lan": "10.0.0.250", "lan_ipv4": "10.0.0.250", "lan_ipv6": "fd00::250", "wan": "192.0.2.1"}
+	other := instance("n", "8", "10.0.0.8", 8)
+	other["Service"].(object)["TaggedAddresses"] = object{"lan_ipv6": object{"Address": "fd00::8", "Port": 9}} // another port: can't be told
 	for id, o := range map[string]object{
-		"1": instance("n", "1", "10.0.0.1", 1, "passing"),
+		"1": tagged,
 		"2": warning,
 		"3": instance("n", "3", "10.0.0.3", 1, "critical"),
 		"4": instance("n", "4", "10.0.0.4", 1, "_service_maintenance:4=critical"),
 		"5": instance("n", "5", "10.0.0.5", 1, "_node_maintenance=critical", "critical"),
-		"6": instance("n", "6", "", 1),
+		"6": byNode,
 		"7": instance("n", "7", "payments.example", 1),
-		"8": instance("n", "8", "10.0.0.8", 0),
+		"8": other,
+		"a": instance("n", "a", "10.0.0.8", 0),
 		"9": instance("n", "9", "10.0.0.9", 65536),
 	} {
 		c.put("payments", id, o)
 	}
-	src := follow(t, c, consul.Config{})
-	await(t, src, "10.0.0.1:1 10.0.0.2:1 10.0.0.3:1? 10.0.0.4:1,draining 10.0.0.5:1,draining 10.0.0.250:1")
+	src := follow(t, c.config())
+	await(t, src, "10.0.0.1:1+fd00::1 10.0.0.2:1 10.0.0.3:1? 10.0.0.4:1,draining 10.0.0.5:1,draining 10.0.0.250:1+fd00::250 10.0.0.8:8")
+	if ep := src.Lookup("payments").Endpoints[0]; ep.Zone != "eu-west-1/" {
+		t.Errorf("a region alone: %+v", ep)
+	}
 	if ep := src.Lookup("payments").Endpoints[1]; ep.Weight != 3 || ep.Zone != "eu-west-1/eu-west-1a" || ep.Instance != "n/2" {
 		t.Errorf("got %+v", ep)
 	}
@@ -196,10 +227,9 @@ func TestQuery(t *testing.T) {
 	tagged["Service"].(object)["Tags"] = []string{"v2"}
 	c.put("pay ments", "1", tagged)
 	c.set(func() { c.services["pay%20ments"], c.indexes["pay%20ments"] = c.services["pay ments"], c.index })
-	src := follow(t, c, consul.Config{
-		Services:   []consul.Service{{Service: "payments", Name: "pay ments", Tag: "v2"}},
-		Datacenter: "dc2", Namespace: "team", Partition: "part",
-	})
+	cfg := c.config()
+	cfg.Datacenter, cfg.Namespace, cfg.Partition = "dc2", "team", "part"
+	src := follow(t, cfg, consul.Service{Service: "payments", Name: "pay ments", Tag: "v2"})
 	await(t, src, "10.0.0.1:1")
 	if q := c.asked()[0]; q != "dc=dc2&ns=team&partition=part&stale=&tag=v2" {
 		t.Errorf("asked %q", q)
@@ -210,7 +240,9 @@ func TestQuery(t *testing.T) {
 func TestBlocks(t *testing.T) {
 	c := newCatalog(t)
 	c.put("payments", "1", instance("n", "1", "10.0.0.1", 1))
-	src := follow(t, c, consul.Config{Consistent: true})
+	cfg := c.config()
+	cfg.Consistent = true
+	src := follow(t, cfg)
 	await(t, src, "10.0.0.1:1")
 	before := src.Lookup("payments")
 	waitFor(t, c, 2)
@@ -249,7 +281,7 @@ func TestIndexGoesBack(t *testing.T) {
 	c := newCatalog(t)
 	c.set(func() { c.index = 1000 })
 	c.put("payments", "1", instance("n", "1", "10.0.0.1", 1))
-	src := follow(t, c, consul.Config{})
+	src := follow(t, c.config())
 	await(t, src, "10.0.0.1:1")
 	waitFor(t, c, 2)
 	c.set(func() { c.indexes["payments"], c.index = 5, 5 })
@@ -280,7 +312,7 @@ func TestIndexGoesBack(t *testing.T) {
 			return true
 		}
 	})
-	follow(t, zero, consul.Config{})
+	follow(t, zero.config())
 	waitFor(t, zero, 2)
 	if q := zero.asked()[1]; !strings.Contains(q, "index=1&") {
 		t.Errorf("after index 0: %q", q)
@@ -304,7 +336,7 @@ func TestAway(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCatalog(t)
 			c.put("payments", "1", instance("n", "1", "10.0.0.1", 1))
-			src := follow(t, c, consul.Config{})
+			src := follow(t, c.config())
 			await(t, src, "10.0.0.1:1")
 			waitFor(t, c, 2)
 			c.set(func() {
@@ -315,6 +347,83 @@ func TestAway(t *testing.T) {
 			c.set(func() { c.intercept = nil })
 			await(t, src, "10.0.0.1:1")
 		})
+	}
+}
+
+// A token that may not read is answered an empty list, as if there were nobody.
+func TestFiltered(t *testing.T) {
+	c := newCatalog(t)
+	c.put("payments", "1", instance("n", "1", "10.0.0.1", 1))
+	var log testlog.Buffer
+	cfg := c.config()
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	src := follow(t, cfg)
+	await(t, src, "10.0.0.1:1")
+	waitFor(t, c, 2)
+	c.set(func() { c.blind = true })
+	c.wake()
+	await(t, src, "10.0.0.1:1?")
+	if !strings.Contains(log.String(), "service:read") {
+		t.Errorf("the log does not say why: %s", log.String())
+	}
+	c.set(func() { c.blind = false })
+	await(t, src, "10.0.0.1:1")
+}
+
+// More services than Consul takes connections are asked about in turns.
+func TestManyServices(t *testing.T) {
+	c := newCatalog(t)
+	var services []consul.Service
+	for i := range 300 {
+		name := fmt.Sprintf("s%d", i)
+		c.put(name, "1", instance("n", "1", "10.0.0.1", 1+i))
+		services = append(services, consul.Service{Service: name})
+	}
+	src := follow(t, c.config(), services...)
+	select {
+	case <-src.Synced():
+	case <-time.After(30 * time.Second):
+		t.Fatal("never synced")
+	}
+	c.put("s299", "2", instance("n", "2", "10.0.0.2", 1))
+	discoverytest.AwaitCount(t, src, "s299", 2)
+	for i, svc := range services[:299] {
+		if got := show(src.Lookup(svc.Service).Endpoints); got != fmt.Sprintf("10.0.0.1:%d", 1+i) {
+			t.Errorf("%s: %s", svc.Service, got)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.ContainsFunc(c.queries, func(q string) bool { return strings.Contains(q, "wait=5m") }) {
+		t.Error("a query keeps its turn for minutes")
+	}
+}
+
+// An agent that was just started answers an index of 1 and nobody, before it knows better.
+func TestJustStarted(t *testing.T) {
+	c := newCatalog(t)
+	c.put("payments", "1", instance("n", "1", "10.0.0.1", 1))
+	src := follow(t, c.config())
+	await(t, src, "10.0.0.1:1")
+	before := src.Lookup("payments")
+	waitFor(t, c, 2)
+	c.set(func() {
+		c.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.FormValue("index") == "" {
+				return false
+			}
+			c.intercept = nil
+			w.Header().Set("X-Consul-Index", "1")
+			_, _ = io.WriteString(w, "[]")
+			return true
+		}
+	})
+	c.CloseClientConnections()
+	waitFor(t, c, 4)
+	c.put("payments", "2", instance("n", "2", "10.0.0.2", 1))
+	<-before.Changed
+	if got := show(src.Lookup("payments").Endpoints); got != "10.0.0.1:1 10.0.0.2:1" {
+		t.Errorf("got %s", got)
 	}
 }
 
@@ -329,7 +438,9 @@ func TestTokenRotates(t *testing.T) {
 	}
 	write("one")
 	c.set(func() { c.token = "one" })
-	src := follow(t, c, consul.Config{TokenFile: path})
+	cfg := c.config()
+	cfg.TokenFile = path
+	src := follow(t, cfg)
 	await(t, src, "10.0.0.1:1")
 	waitFor(t, c, 2)
 	c.set(func() { c.token = "two" })

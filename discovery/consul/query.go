@@ -17,9 +17,12 @@ import (
 )
 
 const (
-	// wait is how long Consul may hold a query; it adds up to a sixteenth of it. grace is what the answer may take on top.
-	wait  = 5 * time.Minute
-	grace = 20 * time.Second
+	// maxWait is how long Consul may hold a query; it adds up to a sixteenth of it. grace is what the answer may take on top.
+	maxWait = 5 * time.Minute
+	grace   = 20 * time.Second
+	// maxQueries is how many queries are under way at a time, cycle for how long others may have to wait for their turn.
+	maxQueries = 64
+	cycle      = 10 * time.Second
 	// maxAnswer bounds what is decoded, a service of some ten thousand instances.
 	maxAnswer = 64 << 20
 )
@@ -27,13 +30,18 @@ const (
 // instance is what we read of an entry of /v1/health/service.
 type instance struct {
 	Node struct {
-		Node     string
-		Address  string
-		Locality *locality
+		Node            string
+		Address         string
+		TaggedAddresses map[string]string
+		Locality        *locality
 	}
 	Service struct {
-		ID       string
-		Address  string
+		ID              string
+		Address         string
+		TaggedAddresses map[string]struct {
+			Address string
+			Port    int
+		}
 		Port     int
 		Weights  struct{ Passing, Warning int }
 		Locality *locality
@@ -59,6 +67,16 @@ func (l *locality) zone() string {
 // query asks for a service's instances. With an index other than 0, Consul answers when there is something newer, or after a
 // while. It returns the index of the answer.
 func (s *Source) query(ctx context.Context, svc Service, index uint64) ([]discovery.Endpoint, uint64, error) {
+	select {
+	case s.turns <- struct{}{}:
+		defer func() { <-s.turns }()
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+	wait := maxWait
+	if n := len(s.cfg.Services); n > maxQueries {
+		wait = cycle * maxQueries / time.Duration(n)
+	}
 	timeout := grace
 	q := url.Values{}
 	set := func(key, value string) {
@@ -110,6 +128,9 @@ func (s *Source) query(ctx context.Context, svc Service, index uint64) ([]discov
 	if err := remote.Decode(resp.Body, maxAnswer, &all); err != nil {
 		return nil, 0, err
 	}
+	if len(all) == 0 && resp.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true" {
+		return nil, 0, errFiltered
+	}
 	var found []discovery.Endpoint
 	for i := range all {
 		if ep, ok := all[i].endpoint(svc); ok {
@@ -130,6 +151,7 @@ func (n *instance) endpoint(svc Service) (discovery.Endpoint, bool) {
 		Addr: netip.AddrPortFrom(addr.Unmap(), uint16(n.Service.Port)),
 		Zone: cmp.Or(n.Service.Locality.zone(), n.Node.Locality.zone()),
 	}
+	ep.Also = n.also(ep.Addr)
 	weight := n.Service.Weights.Passing
 	for _, c := range n.Checks {
 		switch {
@@ -146,4 +168,20 @@ func (n *instance) endpoint(svc Service) (discovery.Endpoint, bool) {
 	}
 	ep.Weight = uint16(min(max(weight, 1), math.MaxUint16))
 	return ep, true
+}
+
+// also returns the addresses in the same network by which an instance is found besides: the one of IPv6 beside that of IPv4, say.
+// The instance's are those of the node when it has no address of its own.
+func (n *instance) also(of netip.AddrPort) discovery.AddrList {
+	var all []netip.Addr
+	for _, tag := range []string{"lan_ipv4", "lan_ipv6"} {
+		text, port := n.Service.TaggedAddresses[tag].Address, n.Service.TaggedAddresses[tag].Port
+		if n.Service.Address == "" {
+			text, port = n.Node.TaggedAddresses[tag], int(of.Port())
+		}
+		if a, err := netip.ParseAddr(text); err == nil && a.Unmap() != of.Addr() && port == int(of.Port()) {
+			all = append(all, a.Unmap())
+		}
+	}
+	return discovery.AddrsOf(all...)
 }

@@ -28,6 +28,8 @@ type catalog struct {
 	done      chan struct{}
 	wakes     int
 	token     string
+	blind     bool // the token may read nothing
+	waiting   int  // requests under way
 	queries   []string
 	intercept func(http.ResponseWriter, *http.Request) bool
 }
@@ -98,6 +100,12 @@ func (c *catalog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.queries = append(c.queries, r.URL.RawQuery)
+	if c.waiting++; c.waiting > 200 { // limits.http_max_conns_per_client; without TLS each is a connection
+		c.waiting--
+		http.Error(w, "Your IP is issuing too many concurrent connections, please rate limit your calls", http.StatusTooManyRequests)
+		return
+	}
+	defer func() { c.waiting-- }()
 	if c.intercept != nil && c.intercept(w, r) {
 		return
 	}
@@ -140,6 +148,12 @@ func (c *catalog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		tags, _ := o["Service"].(object)["Tags"].([]string)
 		if tag == "" || slices.Contains(tags, tag) {
 			all = append(all, o)
+		}
+	}
+	if c.blind { // which is no 403, and what waited came out of an agent's cache, which says nothing of it
+		all = []object{}
+		if after == 0 {
+			w.Header().Set("X-Consul-Results-Filtered-By-Acls", "true")
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
