@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+
+	"github.com/intramesh/mesh/internal/strictjson"
 )
 
 // A Bootstrap is what a new process needs to find a control plane, to trust it, and to be let
@@ -93,7 +95,7 @@ func ParseBootstrap(s string) (*Bootstrap, error) {
 		return nil, errors.New("mesh: bootstrap value is damaged: not base64url (was it cut off when it was copied?)")
 	}
 	var b Bootstrap
-	if err := json.Unmarshal(raw, &b); err != nil {
+	if err := strictjson.Unmarshal(raw, &b); err != nil {
 		return nil, errors.New("mesh: bootstrap value is damaged: not the expected JSON")
 	}
 	if err := b.check(); err != nil {

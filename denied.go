@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"github.com/intramesh/mesh/internal/strictjson"
 	"github.com/intramesh/mesh/policy"
 )
 
@@ -70,7 +71,7 @@ func ascii(raw []byte) string {
 // parseDenied reads what deniedJSON wrote. It comes from a peer: it says what the peer claims.
 func parseDenied(raw []byte) (*DeniedError, bool) {
 	d := &DeniedError{Decision: policy.Decision{Rule: -1}}
-	err := json.Unmarshal(raw, d)
+	err := strictjson.Unmarshal(raw, d)
 	return d, err == nil && d.Destination != ""
 }
 

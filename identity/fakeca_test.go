@@ -164,7 +164,11 @@ func (f *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var csr *x509.CertificateRequest
 	if block, _ := pem.Decode([]byte(body.CSR)); block != nil {
-		csr, _ = x509.ParseCertificateRequest(block.Bytes)
+		var err error
+		if csr, err = x509.ParseCertificateRequest(block.Bytes); err != nil || csr.CheckSignature() != nil || len(csr.URIs) != 1 {
+			refuse(w, http.StatusBadRequest, "not a request for one URI, signed by its key")
+			return
+		}
 	}
 	c := call{path: r.URL.Path, at: time.Now()}
 	if csr != nil {

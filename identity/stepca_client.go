@@ -21,6 +21,7 @@ import (
 	"unicode"
 
 	"github.com/intramesh/mesh/internal/onehttp"
+	"github.com/intramesh/mesh/internal/strictjson"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
@@ -200,7 +201,7 @@ func (c *stepClient) do(ctx context.Context, conf *tls.Config, method, op, path 
 	case status != http.StatusOK && status != http.StatusCreated:
 		return refusal(op, status, raw)
 	}
-	if err := json.Unmarshal(raw, answer); err != nil {
+	if err := strictjson.Unmarshal(raw, answer); err != nil {
 		return fmt.Errorf("%s: the CA's answer is not what step-ca sends: %w", op, err)
 	}
 	return nil
@@ -259,7 +260,7 @@ func refusal(op string, status int, raw []byte) error {
 	var answer struct {
 		Message string `json:"message"`
 	}
-	if json.Unmarshal(raw, &answer) != nil || answer.Message == "" {
+	if strictjson.Unmarshal(raw, &answer) != nil || answer.Message == "" {
 		answer.Message = "no reason given"
 	}
 	const enough = 512
@@ -275,12 +276,12 @@ func refusal(op string, status int, raw []byte) error {
 // pemCert is a certificate in JSON as step-ca writes it: a string of one PEM block.
 type pemCert struct{ *x509.Certificate }
 
-func (c *pemCert) UnmarshalJSON(raw []byte) error {
-	var text string
-	if err := json.Unmarshal(raw, &text); err != nil || text == "" {
-		return err
+// UnmarshalText implements [encoding.TextUnmarshaler]. Nothing is no certificate.
+func (c *pemCert) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return nil
 	}
-	block, _ := pem.Decode([]byte(text))
+	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
 		return errors.New("not a PEM certificate")
 	}

@@ -2,13 +2,14 @@ package identity
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/intramesh/mesh/internal/strictjson"
 )
 
 const maxToken = 16 << 10
@@ -41,7 +42,7 @@ func parseToken(token string) (tokenClaims, error) {
 		SHA     string   `json:"sha"`
 		Expires float64  `json:"exp"`
 	}
-	if err := json.Unmarshal(payload, &c); err != nil {
+	if err := strictjson.Unmarshal(payload, &c); err != nil {
 		return tokenClaims{}, errors.New("token is damaged: its claims are not the expected JSON")
 	}
 	if len(c.SANs) == 0 { // step-ca then takes the subject

@@ -1,40 +1,45 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"unicode/utf8"
 
+	"github.com/intramesh/mesh/internal/strictjson"
 	"github.com/intramesh/mesh/internal/wire"
 )
 
 // readJSON reads the JSON values of data, one after the other, as positioned trees. It
 // keeps duplicate keys for the decoder to refuse.
 func readJSON(file string, data []byte) ([]*Node, error) {
-	r := jsonReader{data: data, line: 1, dec: json.NewDecoder(bytes.NewReader(data))}
-	r.dec.UseNumber()
+	p := places{data: data, line: 1}
 	var nodes []*Node
 	var err error
+	at := 0
 	switch {
 	case len(data) > wire.MaxBundleBytes:
 		err = fmt.Errorf("input is larger than %d bytes", wire.MaxBundleBytes)
 	case !utf8.Valid(data):
-		r.locate(firstInvalid(data))
-		err = errors.New("input is not valid UTF-8")
+		at, err = firstInvalid(data), errors.New("input is not valid UTF-8")
 	default:
-		nodes, err = r.values()
+		for err == nil {
+			var n *strictjson.Node
+			if n, at, err = strictjson.Next(data, at, maxDepth); err == nil {
+				nodes = append(nodes, p.node(n))
+			}
+		}
 	}
-	if err == nil {
+	switch {
+	case errors.Is(err, io.EOF):
 		return nodes, nil
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		r.locate(len(data))
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = errors.New("input ends in the middle of a value")
+	case errors.Is(err, strictjson.ErrDepth):
+		err = fmt.Errorf("values are nested deeper than %d", maxDepth)
 	}
-	return nil, &ParseError{[]Problem{{File: file, Line: r.line, Column: r.column(), Message: err.Error()}}}
+	line, column := p.of(at)
+	return nil, &ParseError{[]Problem{{File: file, Line: line, Column: column, Message: err.Error()}}}
 }
 
 func firstInvalid(data []byte) int {
@@ -49,104 +54,38 @@ func firstInvalid(data []byte) int {
 	return i
 }
 
-type jsonReader struct {
+// places finds lines and columns. It is fast for offsets that grow.
+type places struct {
 	data []byte
-	dec  *json.Decoder
 	// off is a position that was reached; line and lineStart belong to it.
 	off, line, lineStart int
 }
 
-func (r *jsonReader) column() int { return r.off - r.lineStart + 1 }
-
-// locate moves the position to off. It only goes back for an error.
-func (r *jsonReader) locate(off int) {
-	off = max(0, min(off, len(r.data)))
-	if off < r.off {
-		r.off, r.line, r.lineStart = 0, 1, 0
+// of returns the line and the column of an offset, from 1.
+func (p *places) of(off int) (line, column int) {
+	if off < p.off {
+		p.off, p.line, p.lineStart = 0, 1, 0
 	}
-	for ; r.off < off; r.off++ {
-		if r.data[r.off] == '\n' {
-			r.line, r.lineStart = r.line+1, r.off+1
+	for ; p.off < off; p.off++ {
+		if p.data[p.off] == '\n' {
+			p.line, p.lineStart = p.line+1, p.off+1
 		}
 	}
+	return p.line, off - p.lineStart + 1
 }
 
-// token returns the next token and moves the position to its start, or to the start of
-// what is none. (The offset in a json.SyntaxError does not count what Token consumed.)
-func (r *jsonReader) token() (json.Token, error) {
-	start := int(r.dec.InputOffset())
-	for start < len(r.data) && bytes.IndexByte([]byte(" \t\r\n,:"), r.data[start]) >= 0 {
-		start++
+// node makes a Node of a tree. (The kinds are the same.)
+func (p *places) node(n *strictjson.Node) *Node {
+	to := &Node{Kind: NodeKind(n.Kind), Value: n.Text}
+	to.Line, to.Column = p.of(n.Offset)
+	for _, item := range n.Items {
+		to.Items = append(to.Items, p.node(item))
 	}
-	r.locate(start)
-	return r.dec.Token()
-}
-
-func (r *jsonReader) values() ([]*Node, error) {
-	var nodes []*Node
-	for {
-		t, err := r.token()
-		if errors.Is(err, io.EOF) {
-			return nodes, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		n, err := r.value(t, maxDepth)
-		if err != nil {
-			return nil, err
-		}
-		nodes = append(nodes, n)
+	for _, m := range n.Members {
+		field := Member{Key: m.Name}
+		field.Line, field.Column = p.of(m.Offset)
+		field.Value = p.node(m.Value)
+		to.Members = append(to.Members, field)
 	}
-}
-
-// value reads the value that starts with t, at the current position.
-func (r *jsonReader) value(t json.Token, depth int) (*Node, error) {
-	n := &Node{Line: r.line, Column: r.column()}
-	switch t := t.(type) {
-	case nil:
-	case bool:
-		n.Kind, n.Value = NodeBool, fmt.Sprint(t)
-	case json.Number:
-		n.Kind, n.Value = NodeNumber, t.String()
-	case string:
-		n.Kind, n.Value = NodeString, t
-	case json.Delim:
-		if depth == 0 {
-			return nil, fmt.Errorf("values are nested deeper than %d", maxDepth)
-		}
-		n.Kind = NodeList
-		if t == '{' {
-			n.Kind = NodeObject
-		}
-		return n, r.children(n, depth-1)
-	}
-	return n, nil
-}
-
-func (r *jsonReader) children(n *Node, depth int) error {
-	for {
-		t, err := r.token()
-		if err != nil {
-			return err
-		}
-		if d, ok := t.(json.Delim); ok && (d == ']' || d == '}') {
-			return nil
-		}
-		m := Member{Line: r.line, Column: r.column()}
-		if n.Kind == NodeObject {
-			m.Key, _ = t.(string) // Token returns nothing else here
-			if t, err = r.token(); err != nil {
-				return err
-			}
-		}
-		if m.Value, err = r.value(t, depth); err != nil {
-			return err
-		}
-		if n.Kind == NodeObject {
-			n.Members = append(n.Members, m)
-		} else {
-			n.Items = append(n.Items, m.Value)
-		}
-	}
+	return to
 }

@@ -2,10 +2,11 @@ package policy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/intramesh/mesh/internal/strictjson"
 )
 
 // Times of the long poll.
@@ -119,8 +120,10 @@ func claimedVersion(data []byte) uint64 {
 	if !ok {
 		return 0
 	}
-	var claim struct{ Version uint64 }
-	if json.Unmarshal(body, &claim) != nil {
+	var claim struct {
+		Version uint64 `json:"version"`
+	}
+	if strictjson.Unmarshal(body, &claim) != nil {
 		return 0
 	}
 	return claim.Version

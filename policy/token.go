@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/internal/claims"
+	"github.com/intramesh/mesh/internal/strictjson"
 )
 
 // A TokenVerifier verifies JSON Web Tokens. It is safe for concurrent use. Package policy/jwt has one.
@@ -182,23 +183,25 @@ func (c *compiler) keys(in *TokenIssuerSpec, spec *path) {
 // checkKeys looks at a key set as far as it goes without cryptography. Keys of a kind that is not known are passed
 // over, as RFC 7517, section 5, has it.
 func checkKeys(s string) error {
-	var set struct {
-		Keys []map[string]any `json:"keys"`
-	}
 	if len(s) > MaxJWKS {
 		return fmt.Errorf("is %d bytes long; at most %d are accepted", len(s), MaxJWKS)
 	}
-	if err := json.Unmarshal([]byte(s), &set); err != nil {
+	set, err := strictjson.Parse([]byte(s))
+	keys := set.Field("keys")
+	if err != nil || keys == nil || keys.Kind != strictjson.List {
 		return errors.New(`is not a JSON Web Key Set: {"keys": [...]}`)
 	}
 	usable := false
-	for i, k := range set.Keys {
-		for _, private := range []string{"d", "k"} {
-			if _, ok := k[private]; ok {
-				return fmt.Errorf("key %d is a secret one; take it out of circulation, and give the public one only", i)
-			}
+	for i, k := range keys.Items {
+		if k.Kind != strictjson.Object {
+			return fmt.Errorf("key %d is none", i)
 		}
-		usable = usable || k["kty"] == "RSA" || k["kty"] == "EC" || k["kty"] == "OKP"
+		if k.Field("d") != nil || k.Field("k") != nil {
+			return fmt.Errorf("key %d is a secret one; take it out of circulation, and give the public one only", i)
+		}
+		if kty := k.Field("kty"); kty != nil {
+			usable = usable || kty.Text == "RSA" || kty.Text == "EC" || kty.Text == "OKP"
+		}
 	}
 	if !usable {
 		return errors.New("has no RSA, EC or OKP key")

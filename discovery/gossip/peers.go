@@ -19,6 +19,7 @@ import (
 
 	"github.com/intramesh/mesh/internal/atomicfile"
 	"github.com/intramesh/mesh/internal/pace"
+	"github.com/intramesh/mesh/internal/strictjson"
 )
 
 const (
@@ -58,7 +59,7 @@ func loadPeers(dir string, log *slog.Logger) (*peers, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
 	if err == nil {
-		err = json.Unmarshal(b, &p.seen)
+		err = p.parse(b)
 	}
 	if err != nil {
 		log.Warn("gossip: forgot the peers", "path", p.path, "error", err)
@@ -66,6 +67,26 @@ func loadPeers(dir string, log *slog.Logger) (*peers, error) {
 	}
 	p.trim(time.Now())
 	return p, nil
+}
+
+// parse reads what save wrote.
+func (p *peers) parse(b []byte) error {
+	all, err := strictjson.Parse(b)
+	if err != nil {
+		return err
+	}
+	for _, m := range all.Members {
+		addr, err := netip.ParseAddrPort(m.Name)
+		if err != nil {
+			return err
+		}
+		var t time.Time
+		if err := t.UnmarshalText([]byte(m.Value.Text)); err != nil {
+			return err
+		}
+		p.seen[addr] = t
+	}
+	return nil
 }
 
 // all returns the peers, the one seen last first.
