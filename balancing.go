@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"sync"
@@ -40,6 +41,21 @@ func (b *balancers) endpoints(t target) *endpointSet {
 		b.sets[t] = s
 	}
 	return s
+}
+
+// An awaiter is a resolver that has to ask for a service that was not looked up before, as [gossip.Observer].
+type awaiter interface {
+	Await(ctx context.Context, service string)
+}
+
+// endpoints returns the target's set. A service that nobody is known of is asked for, where that can be.
+func (m *Mesh) endpoints(ctx context.Context, t target) *endpointSet {
+	s := m.balance.endpoints(t)
+	if m.await == nil || len(s.current().all) > 0 {
+		return s
+	}
+	m.await(ctx, t.service)
+	return m.balance.endpoints(t)
 }
 
 // endpoint is one instance at one address. A restarted instance is a new endpoint, of which nothing is known.

@@ -78,13 +78,17 @@ func (r withControl) Lookup(service string) discovery.Snapshot {
 func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeout time.Duration, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	m.control.Lock()
-	defer m.control.Unlock()
+	keeps := m.control.TryLock()
+	if keeps { // and no poll has the connection for a minute
+		defer m.control.Unlock()
+	}
 	for {
-		c, used := m.control.conn, true
-		m.control.conn = nil
-		if c == nil {
-			used = false
+		var c *onehttp.Conn
+		if keeps {
+			c, m.control.conn = m.control.conn, nil
+		}
+		used := c != nil
+		if !used {
 			raw, err := m.dial(ctx, target{service: wire.ControlService}, []string{alpnHTTP1})
 			if err != nil {
 				return nil, err
@@ -93,7 +97,7 @@ func (m *Mesh) controlGet(ctx context.Context, path string, q url.Values, timeou
 			c.Silence = wire.PollSilence
 		}
 		body, reuse, err := get(ctx, c, path, q, limit)
-		if reuse {
+		if reuse && keeps {
 			m.control.conn = c
 		} else {
 			_ = c.Close()
@@ -129,7 +133,7 @@ func (m *Mesh) openRules(b *Bootstrap) error {
 
 func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, error) {
 	q := url.Values{
-		"after": {strconv.FormatUint(r.After, 10)}, "wait": {pollWait.String()}, "instance": {m.instance},
+		"after": {strconv.FormatUint(r.After, 10)}, "wait": {pollWait.String()}, "instance": {m.instance()},
 	}
 	if r.Reason != "" {
 		q.Set("refused", strconv.FormatUint(r.Refused, 10))
@@ -137,6 +141,9 @@ func (m *Mesh) fetchRules(ctx context.Context, r policy.FetchRequest) ([]byte, e
 	}
 	if keys := m.keys.names(); keys != "" {
 		q.Set("keys", keys)
+	}
+	if m.gossip != nil && m.gossip.Observes() {
+		q.Set("observes", "1")
 	}
 	ctx, stop := m.warnings.report(ctx, q)
 	defer stop()

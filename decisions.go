@@ -32,6 +32,8 @@ type Stats struct {
 	Early uint64
 	// Gossip counts what others sent to our gossip that was refused.
 	Gossip gossip.Refused
+	// Observes is set while this process is no member of the gossip pool but observes it: the pool is large, and nothing listens here.
+	Observes bool
 }
 
 // Stats returns the counters.
@@ -39,7 +41,7 @@ func (m *Mesh) Stats() Stats {
 	s := m.decisions.stats()
 	s.Reused = m.warm.reused.Load()
 	if m.gossip != nil {
-		s.Gossip = m.gossip.Refused()
+		s.Gossip, s.Observes = m.gossip.Refused(), m.gossip.Observes()
 	}
 	return s
 }

@@ -34,7 +34,7 @@ type dialTry struct {
 // dial connects to the least loaded endpoint that can be reached; no alpn means a raw connection. Until it is closed the connection counts
 // as its load.
 func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, error) {
-	d := dialing{mesh: m, ctx: ctx, target: t, alpn: alpn, set: m.balance.endpoints(t), pause: silence}
+	d := dialing{mesh: m, ctx: ctx, target: t, alpn: alpn, set: m.endpoints(ctx, t), pause: silence}
 	c, err := d.run()
 	if d.race != nil {
 		d.race.end(func(which int) { d.lost(which, true) })

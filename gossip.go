@@ -13,23 +13,42 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// joinGossip makes this process a member of the gossip pool.
+// joinGossip makes this process a member of the gossip pool, or an observer of a large one.
 func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	dir, err := m.stateDir("gossip")
 	if err != nil {
 		return err
 	}
-	j, err := m.fetchJoin(ctx, dir)
+	j, err := m.fetchJoin(ctx, dir, true)
 	if err != nil {
 		return err
 	}
-	g, err := gossip.Join(ctx, gossip.Config{
-		BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
-		Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+	joined := make(chan struct{})
+	g, err := gossip.Participate(ctx, gossip.Participation{
+		Config: gossip.Config{
+			BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
+			Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+		},
+		ObserveBeyond: j.ObserveBeyond,
+		Enter: func(ctx context.Context) ([][]byte, []string, error) {
+			<-joined
+			j, err := m.fetchJoin(ctx, dir, false)
+			if err != nil {
+				return nil, nil, err
+			}
+			return j.GossipKeys, j.Seeds, nil
+		},
+		Changed: func(observes bool) {
+			if observes {
+				m.forgetKeys(dir)
+			}
+		},
 	})
 	if err != nil {
 		return err
 	}
+	defer close(joined)
+	m.observeBeyond = j.ObserveBeyond
 	m.closers = append(m.closers, func(ctx context.Context) error {
 		err := g.Leave(ctx)
 		if err != nil && errors.Is(context.Cause(ctx), errBriefly) {
@@ -38,8 +57,16 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		}
 		return errors.Join(err, g.Close())
 	})
-	m.discovery, m.gossip, m.instance = g, g, g.Instance()
+	m.discovery, m.gossip, m.await = g, g, g.Await
 	return nil
+}
+
+// instance is this process's name in the gossip pool, "" outside of one. Another one comes with every change between member and observer.
+func (m *Mesh) instance() string {
+	if m.gossip == nil {
+		return ""
+	}
+	return m.gossip.Instance()
 }
 
 // poolIdentity is who this process is among those who gossip. Revoked members get no stream, and are not believed.

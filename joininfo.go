@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/strictjson"
 	"github.com/intramesh/mesh/internal/wire"
 )
 
@@ -29,10 +32,11 @@ const (
 	maxCAs        = 16
 )
 
-// fetchJoin asks the control plane how to gossip, and remembers the answer in dir ("" for nowhere). When it is gone, what an
+// fetchJoin asks the control plane how to gossip, and remembers the answer in dir ("" for nowhere). It has keys unless this process may
+// observe, and the pool is large. When it is gone, what an
 // earlier run left counts, joined by where peers say that the pool is now; without an earlier run, what a peer says.
-func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
-	j, err := m.controlJoin(ctx)
+func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (*wire.Join, error) {
+	j, err := m.controlJoin(ctx, observes)
 	if err != nil {
 		var ferr error
 		if j, ferr = loadJoin(dir); ferr != nil {
@@ -52,7 +56,13 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 			if peers != nil {
 				j.Seeds = append(peers.Seeds, j.Seeds...)
 			}
+			if len(j.GossipKeys) == 0 && peers != nil {
+				j.GossipKeys = peers.GossipKeys // there are none of ours
+			}
 		}
+	}
+	if len(j.GossipKeys) == 0 && !observes {
+		return nil, fmt.Errorf("nobody tells the keys of the gossip pool: %w", cmp.Or(err, errNoKeys))
 	}
 	if ca, ok := m.identity.(*identity.StepCA); ok && err == nil {
 		if err := ca.SetOthers(append(slices.Clip(m.cfg.Bootstrap.OtherCAs), j.CAs...)); err != nil {
@@ -63,8 +73,14 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string) (*wire.Join, error) {
 	return j, saveJoin(dir, j)
 }
 
-func (m *Mesh) controlJoin(ctx context.Context) (*wire.Join, error) {
-	raw, err := m.controlGet(ctx, wire.PathJoin, nil, controlTimeout, wire.MaxJoinBytes)
+var errNoKeys = errors.New("the control plane takes this process for an observer")
+
+func (m *Mesh) controlJoin(ctx context.Context, observes bool) (*wire.Join, error) {
+	q := url.Values{}
+	if observes {
+		q.Set("observes", "1")
+	}
+	raw, err := m.controlGet(ctx, wire.PathJoin, q, controlTimeout, wire.MaxJoinBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +103,7 @@ func (m *Mesh) answerJoin() (status int, body []byte) {
 	if g == nil || keys == nil {
 		return http.StatusNotFound, nil
 	}
-	j := wire.Join{GossipKeys: keys, Seeds: []string{g.Addr().String()}}
+	j := wire.Join{GossipKeys: keys, ObserveBeyond: m.observeBeyond, Seeds: []string{g.Addr().String()}}
 	for _, p := range g.Members() {
 		if !p.Self && p.Suspect.IsZero() && len(j.Seeds) < toldSeeds {
 			j.Seeds = append(j.Seeds, p.Addr.String())
@@ -103,10 +119,10 @@ func (m *Mesh) answerJoin() (status int, body []byte) {
 // parseJoin reads an answer about gossip, and checks what joining takes for granted.
 func parseJoin(raw []byte) (*wire.Join, error) {
 	j := new(wire.Join)
-	if err := json.Unmarshal(raw, j); err != nil {
+	if err := strictjson.Unmarshal(raw, j); err != nil {
 		return nil, fmt.Errorf("the answer about gossip: %w", err)
 	}
-	if n := len(j.GossipKeys); n == 0 || n > maxGossipKeys || slices.ContainsFunc(j.GossipKeys, func(k []byte) bool { return len(k) != 32 }) {
+	if n := len(j.GossipKeys); n == 0 && j.ObserveBeyond <= 0 || n > maxGossipKeys || slices.ContainsFunc(j.GossipKeys, func(k []byte) bool { return len(k) != 32 }) {
 		return nil, fmt.Errorf("the answer about gossip: want 1 to %d keys of 32 bytes", maxGossipKeys)
 	}
 	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -34,7 +33,7 @@ type Config struct {
 	// of go-spiffe. Whoever made it closes it, after the mesh.
 	Identity identity.Source
 	// Discovery finds the endpoints of services. If it is a discovery.Registrar too, Listen announces to it. Whoever
-	// made it closes it, after the mesh.
+	// made it closes it, after the mesh. If it has the Await of [gossip.Observer], calls to a service that it does not know wait for that.
 	Discovery discovery.Resolver
 	// AlsoDiscovery is given Discovery, or the gossip of the Bootstrap, and returns what is used instead. It is for services
 	// that somebody else lists, such as Kubernetes: discovery.Behind(source). What it returns is closed by the mesh if it is
@@ -84,16 +83,16 @@ type Mesh struct {
 	identity    identity.Source
 	credential  *identity.Credential
 	discovery   discovery.Resolver
-	gossip      *gossip.Member // nil outside of a pool
+	gossip      *gossip.Participant // nil outside of a pool
 	policy      policy.Authorizer
 	log         *slog.Logger
 	trace       *Trace
 	advertise   netip.Addr
 	also        discovery.AddrList
-	facing      netip.Addr     // the local address that faces the control plane
-	instance    string         // in the gossip pool; "" outside of one
-	rules       *policy.Syncer // nil when Config.Policy is set
-	sameHost    *sameHost      // nil when Config.Network is set
+	facing      netip.Addr                                // the local address that faces the control plane
+	await       func(ctx context.Context, service string) // nil, or returns when all is known of a service
+	rules       *policy.Syncer                            // nil when Config.Policy is set
+	sameHost    *sameHost                                 // nil when Config.Network is set
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -115,6 +114,7 @@ type Mesh struct {
 	balance       *balancers
 	control       controlConn
 	keys          poolKeys
+	observeBeyond int // as the control plane has it
 	ready         readiness
 
 	draining      chan struct{}
@@ -130,7 +130,7 @@ type Mesh struct {
 	deferred  map[string]bool      // ports whose requests are decided one by one
 	warnings  warnings
 	// What a program without HTTP need not link is reached by these alone.
-	web        http.RoundTripper // made by the first Transport
+	web        any // an [http.RoundTripper], made by the first Transport
 	closeHTTP  func()
 	refuseHTTP func(context.Context, *serverConn, *tls.Conn, *DeniedError) // set by DeferToRequests
 }
@@ -177,6 +177,9 @@ func newMesh(cfg Config) (*Mesh, error) {
 		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
 		buffers: newBuffers(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
 		listeners: make(map[string]*listener), deferred: make(map[string]bool),
+	}
+	if a, ok := cfg.Discovery.(awaiter); ok {
+		m.await = a.Await
 	}
 	if cfg.Advertise != "" {
 		a, err := netip.ParseAddr(cfg.Advertise)
@@ -278,6 +281,14 @@ func (m *Mesh) ID() spiffeid.ID { return m.idOf(m.service) }
 
 // Discovery returns the resolver in use, for adapters.
 func (m *Mesh) Discovery() discovery.Resolver { return m.discovery }
+
+// Await returns once Discovery knows what there is to know of a service, for adapters: at once, but in a process that observes the gossip
+// when nobody has asked for the service before. It takes two seconds at most, and not longer than ctx.
+func (m *Mesh) Await(ctx context.Context, service string) {
+	if m.await != nil {
+		m.await(ctx, service)
+	}
+}
 
 // Logger returns the logger in use, never nil.
 func (m *Mesh) Logger() *slog.Logger { return m.log }

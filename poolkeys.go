@@ -40,13 +40,26 @@ func (k *poolKeys) names() string {
 	return strings.Join(names, ",")
 }
 
+// forgetKeys drops the pool's keys, here and in dir: an observer needs none.
+func (m *Mesh) forgetKeys(dir string) {
+	m.keys.set(nil)
+	j, err := loadJoin(dir)
+	if err == nil && j != nil {
+		j.GossipKeys = nil
+		err = saveJoin(dir, j)
+	}
+	if err != nil {
+		m.log.Warn("the gossip pool's keys are still in Config.StateDir", "error", err)
+	}
+}
+
 // changeKeys takes the pool's new keys from the control plane, and remembers them for the next start.
 func (m *Mesh) changeKeys(ctx context.Context) error {
 	g := m.gossip
 	if g == nil {
 		return errKeysChanged // can't be: who has no keys does not ask
 	}
-	j, err := m.controlJoin(ctx)
+	j, err := m.controlJoin(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -62,5 +75,9 @@ func (m *Mesh) changeKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return saveJoin(dir, j)
+	if err := saveJoin(dir, j); err != nil || !g.Observes() {
+		return err
+	}
+	m.forgetKeys(dir) // it has become an observer meanwhile
+	return nil
 }

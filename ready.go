@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -83,9 +84,9 @@ func (m *Mesh) announceState(ctx context.Context, r discovery.Registrar, ep disc
 	return r.Register(ctx, ep)
 }
 
-// HealthHandler answers checks of the platform's: 200 while the process is ready, 503 otherwise, with the state in words, and a line more
-// for as long as no other member of the gossip can be reached: what is known still serves. It is
-// for a listener of the platform's own, such as Kubernetes' probes, which have no certificate.
+// HealthHandler answers checks of the platform's: 200 while the process is ready, 503 otherwise, with the state in words, a line more
+// for as long as no other member of the gossip can be reached, when what is known still serves, and one while this process only observes the
+// gossip. It is for a listener of the platform's own, such as Kubernetes' probes, which have no certificate.
 func (m *Mesh) HealthHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		state, _ := m.State()
@@ -96,6 +97,9 @@ func (m *Mesh) HealthHandler() http.Handler {
 		}
 		text := state.String() + "\n"
 		if m.gossip != nil {
+			if m.gossip.Observes() {
+				text += "gossip: observes a pool of " + strconv.Itoa(m.gossip.PoolSize()) + "\n"
+			}
 			if i, alone := m.gossip.Isolated(); alone {
 				text += "gossip: no other member reached for " + time.Since(i.Since).Truncate(time.Second).String() + "\n"
 			}

@@ -36,7 +36,7 @@ func (m *Mesh) Transport() http.RoundTripper {
 		}
 		m.web, m.closeHTTP = t, t.close
 	}
-	return m.web
+	return m.web.(http.RoundTripper) //nolint:forcetypeassert // nothing else is set
 }
 
 // HTTPClient returns a new client on top of [Mesh.Transport], without a timeout.
@@ -45,7 +45,7 @@ func (m *Mesh) HTTPClient() *http.Client { return &http.Client{Transport: m.Tran
 // transport balances requests over the endpoints of services.
 type transport struct {
 	dial      func(ctx context.Context, t target, addr netip.AddrPort, alpn []string) (net.Conn, error)
-	endpoints func(t target) *endpointSet
+	endpoints func(ctx context.Context, t target) *endpointSet
 	// early returns the response that an endpoint is sure to give, nil when it must be asked; refused is told of those that it gave.
 	early   func(t target, addr netip.AddrPort, req *http.Request) *http.Response
 	refused func(t target, addr netip.AddrPort, resp *http.Response)
@@ -72,7 +72,7 @@ type poolKey struct {
 func newTransport(m *Mesh) *transport {
 	t := &transport{
 		dial:      m.dialEndpoint,
-		endpoints: func(t target) *endpointSet { return m.balance.endpoints(t) },
+		endpoints: m.endpoints,
 		early:     m.earlyResponse,
 		refused: func(t target, addr netip.AddrPort, resp *http.Response) {
 			if d, ok := DeniedFromResponse(resp); ok {

@@ -198,7 +198,7 @@ func (p *pool) startDial() *dialCall {
 func (p *pool) dial(d *dialCall) {
 	c, err := p.connect(p.transport.ctx, alpnHTTP2, alpnHTTP1)
 	if err != nil && p.transport.ctx.Err() == nil && !speaksOther(err) {
-		p.transport.endpoints(p.target).set.Failed(p.endpoint) // nobody may have waited as long
+		p.transport.endpoints(p.transport.ctx, p.target).set.Failed(p.endpoint) // nobody may have waited as long
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -57,7 +57,7 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
-	r := &roundTrip{transport: t, target: tg, set: t.endpoints(tg), req: req}
+	r := &roundTrip{transport: t, target: tg, set: t.endpoints(req.Context(), tg), req: req}
 	if req.Body != nil && req.Body != http.NoBody {
 		r.body = &requestBody{body: req.Body}
 	}

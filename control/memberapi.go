@@ -51,7 +51,11 @@ func (s *Server) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(wire.Join{GossipKeys: s.keyring.current(), Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}) // the member is gone: nobody to tell
+	j := wire.Join{ObserveBeyond: max(0, s.settings.ObserveBeyond), Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}
+	if large := j.ObserveBeyond > 0 && s.gossip.PoolSize() > j.ObserveBeyond; !large || !r.URL.Query().Has("observes") {
+		j.GossipKeys = s.keyring.current()
+	}
+	_ = json.NewEncoder(w).Encode(j) // the member is gone: nobody to tell
 }
 
 func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request) {
@@ -124,7 +128,7 @@ func parsePoll(v url.Values) (q poll, wait time.Duration, err error) {
 		}
 		return n
 	}
-	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason), keys: cut(v.Get("keys"), maxKeyNames)}
+	q = poll{instance: cut(v.Get("instance"), maxInstance), version: number("after"), refused: number("refused"), reason: cut(v.Get("reason"), maxReason), keys: cut(v.Get("keys"), maxKeyNames), observes: v.Has("observes")}
 	for _, w := range v["warning"][:min(len(v["warning"]), wire.MaxWarnings)] {
 		q.warnings = append(q.warnings, cut(w, wire.MaxWarning))
 	}

@@ -34,7 +34,11 @@ func joinMembers(pool []gossip.MemberInfo, asked []poll, version uint64) []admin
 		if !known || members[i].Service != "" && members[i].Service != q.service {
 			// Not in the pool, or not who it says.
 			i = len(members)
-			members = append(members, admin.Member{Instance: q.instance, State: "unseen", Addr: q.addr.String()})
+			state := "unseen"
+			if q.observes {
+				state = "observer"
+			}
+			members = append(members, admin.Member{Instance: q.instance, State: state, Addr: q.addr.String()})
 		}
 		m := &members[i]
 		m.Service, m.Serial, m.Rules, m.Asked, m.Warnings = q.service, q.serial, q.version, q.at, q.warnings

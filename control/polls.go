@@ -28,6 +28,7 @@ type poll struct {
 	reason   string
 	warnings []string  // rules that its listeners can't evaluate
 	keys     string    // names of its gossip keys, in order; "" if it does not gossip
+	observes bool      // the gossip, without being a member of the pool
 	at       time.Time // it began, or ended
 	open     int       // polls under way
 }

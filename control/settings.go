@@ -44,6 +44,9 @@ type Settings struct {
 	// TokenLifetime is how long a join token is valid unless "mesh token" says
 	// otherwise, at most a week; the default is 1 h.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
+	// ObserveBeyond is how many members the gossip pool has before processes that only dial observe it instead of being members, see
+	// gossip.Participation; the default is 1,000. A negative one makes no observers.
+	ObserveBeyond int `yaml:"observe_beyond"`
 	// Enrol says who enrols without a token. Files that it names are relative to where the
 	// control plane runs.
 	Enrol enrol.Settings `yaml:"enrol"`
@@ -87,6 +90,9 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.TokenLifetime == 0 {
 		s.TokenLifetime = time.Hour
+	}
+	if s.ObserveBeyond == 0 {
+		s.ObserveBeyond = 1000
 	}
 	if s.AuditLifetime == 0 {
 		s.AuditLifetime = 365 * 24 * time.Hour
@@ -159,6 +165,7 @@ func (s Settings) file() ([]byte, error) {
 		{"certificate_lifetime: ", short(s.CertificateLifetime), "members renew at two thirds of it"},
 		{"audit_lifetime: ", short(s.AuditLifetime), "of an entry of the audit log"},
 		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
+		{"observe_beyond: ", strconv.Itoa(s.ObserveBeyond), "members of the gossip pool, before who only dials observes it; -1 for never"},
 	}
 	if s.CA != (ca.External{}) {
 		lines = append(lines,

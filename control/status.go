@@ -47,6 +47,7 @@ type toldPoll struct {
 	Refused  uint64         `json:"refused,omitempty"`
 	Reason   string         `json:"reason,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
+	Observes bool           `json:"observes,omitempty"`
 	At       time.Time      `json:"at"`
 	Open     int            `json:"open"`
 }
@@ -65,7 +66,7 @@ func (s *Server) told() told {
 	now, _ := s.pub.current()
 	t := told{Version: now.rules.Version}
 	for _, q := range s.polls.recent() {
-		t.Polls = append(t.Polls, toldPoll{q.service, q.instance, q.serial, q.addr, q.version, q.refused, q.reason, q.warnings, q.at, q.open})
+		t.Polls = append(t.Polls, toldPoll{q.service, q.instance, q.serial, q.addr, q.version, q.refused, q.reason, q.warnings, q.observes, q.at, q.open})
 	}
 	return t
 }
@@ -104,7 +105,7 @@ func (s *Server) everywhere(ctx context.Context) ([]poll, []admin.Replica) {
 	for _, q := range last {
 		polls = append(polls, poll{
 			service: q.Service, instance: q.Instance, serial: q.Serial, addr: q.Addr, version: q.Version, refused: q.Refused,
-			reason: q.Reason, warnings: q.Warnings, at: q.At, open: q.Open,
+			reason: q.Reason, warnings: q.Warnings, observes: q.Observes, at: q.At, open: q.Open,
 		})
 	}
 	slices.SortFunc(polls, func(a, b poll) int {

@@ -61,8 +61,8 @@ func (b resolverBuilder) Build(t resolver.Target, cc resolver.ClientConn, _ reso
 	}
 	w := &watcher{
 		mesh: b.mesh, set: set, from: b.mesh.Discovery(), cc: cc, target: t.Endpoint(), service: service, port: port,
-		done: make(chan struct{}),
 	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.wg.Go(w.run)
 	return w, nil
 }
@@ -75,9 +75,9 @@ type watcher struct {
 	cc                    resolver.ClientConn
 	target, service, port string
 
-	once sync.Once
-	done chan struct{}
-	wg   sync.WaitGroup
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // ResolveNow does nothing: what discovery knows has been told.
@@ -85,11 +85,12 @@ func (w *watcher) ResolveNow(resolver.ResolveNowOptions) {}
 
 // Close waits for the watcher's goroutine.
 func (w *watcher) Close() {
-	w.once.Do(func() { close(w.done) })
+	w.cancel()
 	w.wg.Wait()
 }
 
 func (w *watcher) run() {
+	w.mesh.Await(w.ctx, w.service)
 	for {
 		snap := w.from.Lookup(w.service)
 		if eps := w.usable(snap.Endpoints); len(eps) > 0 {
@@ -101,7 +102,7 @@ func (w *watcher) run() {
 		}
 		select {
 		case <-snap.Changed:
-		case <-w.done:
+		case <-w.ctx.Done():
 			return
 		}
 	}

@@ -81,8 +81,8 @@ type Member struct {
 	Service string `json:"service"`
 	// Instance is its name in the gossip pool.
 	Instance string `json:"instance"`
-	// State is "alive", "suspect" when the pool holds it dead, or "unseen" when it asks for rules
-	// and is not in the pool.
+	// State is "alive", "suspect" when the pool holds it dead, or "observer" when it follows the pool without being a
+	// member, or "unseen" when it asks for rules and does neither.
 	State string `json:"state"`
 	// Addr is where it gossips, or where it asked from.
 	Addr string `json:"addr,omitempty"`

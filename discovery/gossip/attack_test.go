@@ -33,7 +33,8 @@ func (f *fabric) attacker(t *testing.T, key []byte) *attacker {
 	return f.attackerAt(t, "10.6.6.6", key)
 }
 
-func (f *fabric) attackerAt(t testing.TB, ip string, key []byte) *attacker {
+// attackerAt has the key, and an identity if one is given.
+func (f *fabric) attackerAt(t testing.TB, ip string, key []byte, id ...transport.Identity) *attacker {
 	t.Helper()
 	f.hostile = true
 	sealer, err := transport.NewSealer([][]byte{key}, "")
@@ -46,10 +47,14 @@ func (f *fabric) attackerAt(t testing.TB, ip string, key []byte) *attacker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := transport.New(transport.Config{
+	cfg := transport.Config{
 		Packets: packets, Listener: ln, Dial: h.DialContext, Advertise: addr,
 		Sealer: sealer, Guard: unguarded{}, Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, i := range id {
+		cfg.Identity = i
+	}
+	tr := transport.New(cfg)
 	t.Cleanup(func() { _ = tr.Shutdown() })
 	return &attacker{tr, h}
 }

@@ -36,7 +36,7 @@ func live() uint64 {
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
+	return m.HeapAlloc + m.StackInuse
 }
 
 // BenchmarkHeap measures what a member keeps in memory that knows 10,000 others and calls a few services.
@@ -71,5 +71,52 @@ func BenchmarkHeap(b *testing.B) {
 			b.Fatal(err)
 		}
 		runtime.KeepAlive(message)
+	}
+}
+
+// BenchmarkObservers measures what an observer costs in memory, its half at the member that serves it included, and stacks too: 100 of them
+// follow five services each through one member that knows 1,000 others.
+func BenchmarkObservers(b *testing.B) {
+	const n, observers, followed = 1000, 100, 5
+	f := newFabric()
+	d := f.domain(b, "example.test")
+	h := f.host(ipA)
+	m, err := gossip.Join(b.Context(), gossip.Config{
+		Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 7946), Keys: [][]byte{key(1)}, Identity: d.credential(b, "ledger"),
+		ProbeInterval: time.Hour, GossipInterval: time.Millisecond, SyncInterval: time.Hour,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	f.attackerAt(b, "10.6.6.6", key(1), d.credential(b, "evil")).stream(b, ipA, crowd(n))
+	for len(m.Members()) < n+1 {
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // outside of a bubble
+	}
+	time.Sleep(3 * time.Second) //nolint:forbidigo // until memberlist has passed on all it heard
+	for b.Loop() {
+		before := live()
+		all := make([]*gossip.Observer, observers)
+		for i := range all {
+			all[i], err = gossip.Observe(b.Context(), gossip.Config{
+				Network: f.host(fmt.Sprintf("10.9.0.%d", i+1)), Seeds: []string{seedA}, Identity: d.credential(b, "orders"),
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for j := range followed {
+				service := fmt.Sprint("service", j)
+				all[i].Await(b.Context(), service)
+				if len(all[i].Lookup(service).Endpoints) != n/100 {
+					b.Fatalf("%d of %s are known", len(all[i].Lookup(service).Endpoints), service)
+				}
+			}
+		}
+		b.ReportMetric(float64(live()-before)/observers/(1<<10), "KiB/observer")
+		for _, o := range all {
+			if err := o.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
 	}
 }

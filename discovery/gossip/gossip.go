@@ -23,8 +23,8 @@
 //
 // # Observing
 //
-// A process that only looks services up need not be a member: [Observe] follows those that it asks for through two members of those that
-// have [Config.Observers], as the control plane does. It needs no key of the pool.
+// A process that only looks services up need not be a member: [Observe] follows those that it asks for through two members. It needs no key
+// of the pool. Any member with an identity serves observers: 256 at most, 64 of one host. [Participate] chooses by the size of the pool.
 package gossip
 
 import (
@@ -38,6 +38,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
 	"github.com/intramesh/mesh/discovery/gossip/internal/transport"
 	"github.com/intramesh/mesh/internal/pace"
 )
@@ -80,8 +81,6 @@ type Config struct {
 	// take part, each can announce its own service alone, and endpoints are suspect until the member has shown the
 	// certificate that allows them. Nil leaves all that out: whoever has a key may announce what it wants.
 	Identity Identity
-	// Observers is what this member does for observers of the pool: [ServeObservers], or nothing, which sends them away. It takes an Identity.
-	Observers ObserverService
 	// Label keeps pools apart that could reach each other. It is not secret.
 	Label string
 	// Seeds are members to join through, looked up at every attempt: "host:port", or, as "_gossip._tcp.mesh.example.org", the SRV
@@ -115,6 +114,8 @@ type Config struct {
 	// SyncInterval is the time between comparisons with a random member of what both have heard; they are more
 	// frequent after the start and in small pools. The default is 30 s.
 	SyncInterval time.Duration
+
+	refused *tally.Tally // nil makes one
 }
 
 // withDefaults returns a copy that is complete, or says what is wrong.

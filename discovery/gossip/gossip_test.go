@@ -28,7 +28,6 @@ func config(seeds ...string) gossip.Config {
 
 func join(t testing.TB, cfg gossip.Config) *gossip.Member {
 	t.Helper()
-	cfg.Observers = gossip.ServeObservers()
 	m, err := gossip.Join(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

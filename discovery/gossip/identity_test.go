@@ -24,7 +24,7 @@ type domain struct {
 	ca *testca.CA
 }
 
-func (f *fabric) domain(t *testing.T, name string) *domain {
+func (f *fabric) domain(t testing.TB, name string) *domain {
 	t.Helper()
 	ca, err := testca.New(spiffeid.RequireTrustDomainFromString(name))
 	if err != nil {
@@ -33,7 +33,7 @@ func (f *fabric) domain(t *testing.T, name string) *domain {
 	return &domain{f, ca}
 }
 
-func (d *domain) credential(t *testing.T, service string, edit ...func(*x509.Certificate)) *identity.Credential {
+func (d *domain) credential(t testing.TB, service string, edit ...func(*x509.Certificate)) *identity.Credential {
 	t.Helper()
 	svid, err := d.ca.SVID(service, edit...)
 	if err != nil {

@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -95,12 +94,8 @@ func start(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m.pool.prove = cfg.prove
 	list := m.listConfig()
-	var serve func(*tls.Conn, bool)
-	if cfg.Observers.serve != nil {
-		serve = func(c *tls.Conn, tooMany bool) { cfg.Observers.serve(m.pool, c, tooMany) }
-	}
 	t := transport.New(transport.Config{
-		Observe: serve,
+		Observe: m.pool.serveObserver,
 		Packets: packets, Listener: ln, Dial: cfg.Network.DialContext, Advertise: addr, Sealer: sealer, Identity: cfg.Identity, Logger: cfg.Logger, Refused: m.pool.refused,
 		Guard: guard.New(guard.Config{Name: cfg.Instance, Addr: addr, Versions: list.BuildVsnArray(), Logger: cfg.Logger, Refused: m.pool.refused}),
 	})

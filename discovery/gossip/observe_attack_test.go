@@ -95,7 +95,7 @@ func (d *domain) liarAt(t *testing.T, ip string, says func(w io.Writer)) {
 			}
 			c := tls.Server(conn, observerTLS(id))
 			if c.HandshakeContext(t.Context()) == nil {
-				_, _ = c.Write(observe.Frame{Kind: observe.Hello, Members: 10_000}.Append(nil))
+				_, _ = c.Write(observe.Frame{Kind: observe.Hello, Members: 10}.Append(nil))
 				says(c)
 			}
 			_ = c.Close()

@@ -27,8 +27,10 @@ type observer struct {
 	interests map[string]*interest
 	claims    map[string]*claim // by member
 	size      int               // of the pool, as it was told last; 0 before
+	asked     bool              // somebody was asked for others
 	greeted   chan struct{}     // closed with the first word of a member
 	alone     time.Time         // since when there is nobody to observe through; zero while there is
+	crowded   time.Time         // when a member had no room last
 }
 
 // An interest is a service that was looked up. Answered is closed once a member has told all it knows of it.
@@ -170,6 +172,7 @@ func (o *observer) answered(i int, now time.Time) {
 	}
 	u.answering, u.seen = "", nil
 	delete(u.offers, service)
+	o.flush() // before Await returns
 	if in := o.interests[service]; in != nil {
 		select {
 		case <-in.answered:

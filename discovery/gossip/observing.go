@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/discovery/gossip/internal/record"
 )
 
 // An Observer finds services through some members of a pool, without being one: its cost does not grow with the pool, only with what it
@@ -151,6 +152,38 @@ func (m *Observer) PoolSize() int {
 	m.pool.mu.Lock()
 	defer m.pool.mu.Unlock()
 	return m.obs.size
+}
+
+// Members returns what is known of members that live or did: those of services that are looked up, and a few others.
+func (m *Observer) Members() []MemberInfo {
+	p := m.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []MemberInfo
+	known := make(map[string]bool)
+	for _, o := range p.members {
+		known[o.name] = true
+		all = append(all, p.info(o))
+	}
+	for _, u := range m.obs.up {
+		for _, f := range u.peers {
+			r, err := record.Decode(f.Meta, f.Name, f.Addr.Addr())
+			if err != nil || known[f.Name] {
+				continue
+			}
+			known[f.Name] = true
+			all = append(all, MemberInfo{Instance: f.Name, Addr: f.Addr, Endpoints: r.Endpoints, Bundle: r.Bundle})
+		}
+	}
+	return all
+}
+
+// turnedAway reports whether there has been nobody to observe through for blindPatience, and members who have no room.
+func (m *Observer) turnedAway() bool {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	now, o := time.Now(), m.obs
+	return !o.alone.IsZero() && now.Sub(o.alone) >= blindPatience && now.Sub(o.crowded) < lookGap
 }
 
 // Isolated reports whether there is nobody to observe through, as [Member.Isolated].

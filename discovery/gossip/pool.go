@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -90,7 +91,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]time.Time),
-		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: new(tally.Tally),
+		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: cmp.Or(cfg.refused, new(tally.Tally)),
 		watchers: make(map[string][]*watcher),
 	}
 	return p, p.announce(record.Record{})

@@ -19,6 +19,8 @@ const (
 	silence = 4 * beatGap
 	// tenure is about how long one member is observed through: others get their turn, and nobody decides for ever what is seen.
 	tenure = 15 * time.Minute
+	// spread is how many members a pool has whose seeds are only asked for others to observe through: all come by the seeds first.
+	spread = 16
 	// openTimeout bounds connecting to a member. It leaves room for the first packet to be lost once.
 	openTimeout = 2500 * time.Millisecond
 	// firstPause is the time between the first attempts to find somebody; it grows to Config.RejoinInterval.
@@ -28,6 +30,7 @@ const (
 var (
 	errNoRoom  = errors.New("gossip: the member serves as many observers as it may")
 	errNobody  = errors.New("gossip: nobody to observe through is known")
+	errAround  = errors.New("gossip: the member was asked for others")
 	errNoHello = errors.New("gossip: the member does not say hello")
 )
 
@@ -60,7 +63,11 @@ func (o *observer) keep(ctx context.Context, i int) {
 			s.failed, attempt, pause = nil, -1, firstPause // it worked: the next one at once
 			continue
 		}
+		if errors.Is(err, errAround) {
+			continue
+		}
 		s.note(addrs, []error{err})
+		o.setCrowded(err, now)
 		o.m.cfg.Logger.Debug("gossip: can't observe through a member", "addr", addrs, "error", err)
 		if o.isBlind() {
 			o.m.alone.failed(now, s.errors(seeds), o.m.cfg.Logger)
@@ -105,11 +112,20 @@ func (o *observer) choose(ctx context.Context, i, attempt int, s *search) (addrs
 	return addrs, seeds
 }
 
+// asksAround reports whether this is the first member that was reached. The next one is another.
+func (o *observer) asksAround() bool {
+	o.p.mu.Lock()
+	defer o.p.mu.Unlock()
+	first := !o.asked
+	o.asked = true
+	return first
+}
+
 // isNew reports whether no member was reached yet.
 func (o *observer) isNew() bool {
 	o.p.mu.Lock()
 	defer o.p.mu.Unlock()
-	return o.size == 0
+	return o.size == 0 && !o.asked
 }
 
 // known are the members that were told of, those of services that are looked up, and those remembered, in any order.
@@ -129,6 +145,15 @@ func (o *observer) known() []ranked {
 	}
 	rand.Shuffle(len(all), func(a, b int) { all[a], all[b] = all[b], all[a] }) //nolint:gosec // any order will do
 	return all
+}
+
+// setCrowded notes when a member had no room last.
+func (o *observer) setCrowded(err error, now time.Time) {
+	if errors.Is(err, errNoRoom) {
+		o.p.mu.Lock()
+		defer o.p.mu.Unlock()
+		o.crowded = now
+	}
 }
 
 func (o *observer) isBlind() bool {
@@ -170,7 +195,12 @@ func (o *observer) through(ctx context.Context, i int, addr netip.AddrPort) erro
 				return errNoHello
 			}
 			if f.Full {
-				return o.sentAway(i, c, r, buf)
+				o.sentAway(i, c, r, buf)
+				return errNoRoom
+			}
+			if f.Members > spread && o.asksAround() {
+				o.sentAway(i, c, r, buf)
+				return errAround
 			}
 			connected = true
 			o.connected(i, addr)
@@ -204,10 +234,10 @@ func (o *observer) hello(members int) {
 	o.size = max(1, members)
 }
 
-// sentAway takes in whom a member names that has no room.
-func (o *observer) sentAway(i int, c *tls.Conn, r *bufio.Reader, buf []byte) error {
+// sentAway takes in whom a member names to turn to.
+func (o *observer) sentAway(i int, c *tls.Conn, r *bufio.Reader, buf []byte) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Second)) // or it was closed
-	for range toldPeers {
+	for more := true; more; more = r.Buffered() > 0 {
 		f, err := observe.Read(r, buf)
 		if err != nil || f.Kind != observe.Peer {
 			break
@@ -216,7 +246,6 @@ func (o *observer) sentAway(i int, c *tls.Conn, r *bufio.Reader, buf []byte) err
 		o.take(i, f, time.Now())
 		o.p.mu.Unlock()
 	}
-	return errNoRoom
 }
 
 // ask writes what upstream i is asked, and that we live.

@@ -46,13 +46,15 @@ func (m *Member) Members() []MemberInfo {
 			})
 			continue
 		}
-		o := p.members[name]
-		r := o.record()
-		all = append(all, MemberInfo{
-			Instance: name, Addr: o.at.addr(), Suspect: p.dead[o], Endpoints: r.Endpoints, Verified: o.verified, Bundle: r.Bundle,
-		})
+		all = append(all, p.info(p.members[name]))
 	}
 	return all
+}
+
+// info tells of another member. p.mu is held.
+func (p *pool) info(m *member) MemberInfo {
+	r := m.record()
+	return MemberInfo{Instance: m.name, Addr: m.at.addr(), Suspect: p.dead[m], Endpoints: r.Endpoints, Verified: m.verified, Bundle: r.Bundle}
 }
 
 // living returns the gossip addresses of the others.

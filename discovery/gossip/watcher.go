@@ -56,14 +56,6 @@ type wish struct {
 	knows   *observe.Digest
 }
 
-// An ObserverService is what a member does for those that observe the pool through it.
-type ObserverService struct {
-	serve func(p *pool, conn *tls.Conn, tooMany bool)
-}
-
-// ServeObservers is for [Config.Observers]. It is not the default, since it is 24 KB of a program.
-func ServeObservers() ObserverService { return ObserverService{(*pool).serveObserver} }
-
 // serveObserver tells an observer what it wants to know until the stream ends.
 func (p *pool) serveObserver(conn *tls.Conn, tooMany bool) {
 	w := &watcher{
@@ -338,6 +330,9 @@ func (p *pool) tell(name string, services []string, farewell []byte) {
 		}
 	}
 }
+
+// PoolSize returns how many members the pool has that live, this one included.
+func (m *Member) PoolSize() int { return m.pool.size() }
 
 // Observers returns how many processes observe the pool through this member.
 func (m *Member) Observers() int {

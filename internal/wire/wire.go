@@ -9,7 +9,8 @@ const ControlService = "mesh/control"
 
 // Paths that the control plane serves to members, over the mesh.
 const (
-	// PathJoin answers GET with a [Join].
+	// PathJoin answers GET with a [Join]. The query's "observes" says that the caller can do without keys: it gets none when the pool has
+	// more members than ObserveBeyond.
 	PathJoin = "/v1/join"
 	// PathBundle answers GET with a signed bundle newer than the query's "after", or with 204
 	// when there is none within the query's "wait" (a Go duration, held to less than a minute). Until then it says 102 every
@@ -17,7 +18,7 @@ const (
 	// The query's "refused" and "reason" report a bundle that the member did not take; "instance" says who.
 	// Each "warning" is something in the rules that a listener of the member can't evaluate. "keys" are the names of the
 	// member's gossip keys, comma-separated and in order: when they are others than the pool's the answer is 205, at once, and
-	// PathJoin has them.
+	// PathJoin has them. "observes" says that the member is an observer of the pool.
 	// Each "root" is the SHA-256, in hex, of a root that the member trusts, "issuer" that of the certificate which signed
 	// its own. Each "warning" is something in the rules that a listener of the member can't evaluate.
 	PathBundle = "/v1/bundle"
@@ -46,8 +47,10 @@ const (
 
 // A Join is what a member needs to take part in the gossip.
 type Join struct {
-	// GossipKeys are the pool's AES-256 keys; the first one encrypts, all decrypt.
-	GossipKeys [][]byte `json:"gossip_keys"`
+	// GossipKeys are the pool's AES-256 keys; the first one encrypts, all decrypt. An observer gets none.
+	GossipKeys [][]byte `json:"gossip_keys,omitempty"`
+	// ObserveBeyond is how many members the pool has before those observe it that only dial; 0 lets nobody.
+	ObserveBeyond int `json:"observe_beyond,omitempty"`
 	// Seeds are members to join through, as gossip.Config.Seeds has them.
 	Seeds []string `json:"seeds"`
 	// CAs are the URLs of the servers of the certificate authority, as far as the control plane has it.

@@ -17,7 +17,8 @@ import (
 type Table struct {
 	view atomic.Pointer[view]
 
-	mu sync.Mutex // serializes Update
+	mu      sync.Mutex // serializes Update
+	retired bool
 }
 
 // view is never modified once it is published.
@@ -55,6 +56,9 @@ func (t *Table) Lookup(service string) discovery.Snapshot {
 func (t *Table) Update(changes map[string][]discovery.Endpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.retired {
+		return
+	}
 	old := t.view.Load()
 	next := &view{services: maps.Clone(old.services), unknown: old.unknown}
 	var fire []chan struct{}
@@ -109,9 +113,34 @@ func (t *Table) Replace(endpoints []discovery.Endpoint) {
 func (t *Table) Appeared() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.retired {
+		return
+	}
 	old := t.view.Load()
 	t.view.Store(&view{old.services, make(chan struct{})})
 	close(old.unknown)
+}
+
+// Retire closes the Changed of all services, for good: whoever waits is to ask another table, which has taken this one's place. Lookups
+// answer as before; what Update says is ignored.
+func (t *Table) Retire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.retired {
+		return
+	}
+	t.retired = true
+	old := t.view.Load()
+	last := &view{make(map[string]entry, len(old.services)), make(chan struct{})}
+	close(last.unknown)
+	for service, e := range old.services {
+		last.services[service] = entry{e.endpoints, last.unknown}
+	}
+	t.view.Store(last)
+	close(old.unknown)
+	for _, e := range old.services {
+		close(e.changed)
+	}
 }
 
 // byKey orders by port first, so that the endpoints of one port lie together. It is a sort.Interface, which costs a program less than

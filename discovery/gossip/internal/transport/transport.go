@@ -52,7 +52,7 @@ type Config struct {
 	// Refused counts what is refused here; nil does not.
 	Refused *tally.Tally
 	// Observe serves an observer, who is a member of the trust domain, until it returns. The stream has no deadline, and is closed by
-	// Shutdown. An observer who is one too many is to be sent away, within a second. Without Observe, or an Identity, nobody can observe.
+	// Shutdown. An observer who is one too many is to be sent away, within a second. Without an Identity nobody can observe.
 	Observe func(conn *tls.Conn, tooMany bool)
 }
 
