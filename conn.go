@@ -5,11 +5,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// conn is a raw connection as the application has it: one stream of a link.
+// conn is a raw connection as the application has it: one stream of a link. A server's has no part in that any more once it is
+// detached, see brief.go.
 //
 // Reads and writes may happen at the same time; a Write that times out leaves the connection
 // usable and reports how much was taken.
@@ -21,10 +23,16 @@ type conn struct {
 	// opened is set once the peer has been told of the stream. It changes with the token held.
 	opened       atomic.Bool
 	peerGone     atomic.Bool  // the peer has closed the stream
+	detached     atomic.Bool  // the client has begun the next stream; changes with link.mu and rmu held
 	readDeadline atomic.Int64 // Unix nanoseconds, 0 for none
 
-	empty   int  // empty data frames in a row; guarded by link.rmu
-	wclosed bool // guarded by the token
+	rmu     sync.Mutex // held by whoever reads
+	empty   int        // empty data frames in a row
+	tail    *[]byte    // what was read ahead, of a brief stream; nil for nothing
+	wclosed bool       // guarded by the token
+
+	brief bool   // see brief.go
+	tally *tally // nil on a server
 
 	release *picked // who is told when it is closed, if counted; nil on a server
 	counted bool
@@ -59,9 +67,18 @@ func (c *conn) Read(p []byte) (int, error) {
 			return 0, c.opError("read", err)
 		}
 	}
+	c.rmu.Lock()
+	n, err := c.read(p)
+	c.rmu.Unlock()
+	if err != nil {
+		c.watch()
+	}
+	return n, err
+}
+
+// read is Read for who holds rmu.
+func (c *conn) read(p []byte) (int, error) {
 	l := c.link
-	l.rmu.Lock()
-	defer l.rmu.Unlock()
 	if c.broken() {
 		return 0, c.opError("read", ErrClosed)
 	}
@@ -70,6 +87,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if c.tail != nil {
+		n := copy(p, *c.tail)
+		if *c.tail = (*c.tail)[n:]; len(*c.tail) == 0 {
+			c.tail = nil
+		}
+		return n, nil
 	}
 	if err := c.nextData(); err != nil {
 		if err == io.EOF { //nolint:errorlint // our own sentinel, as io.Reader wants it
@@ -91,7 +115,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // nextData reads frames until there is payload to read. It keeps its state over timeouts. The caller holds rmu.
 func (c *conn) nextData() error {
 	l := c.link
-	for l.left == 0 {
+	for !c.detached.Load() && l.left == 0 {
 		if l.ended {
 			return c.reckon(io.EOF)
 		}
@@ -99,22 +123,37 @@ func (c *conn) nextData() error {
 		if err != nil {
 			return c.reckon(err)
 		}
-		switch {
-		case f.frameType == frameData && f.epoch == c.epoch:
-			if l.left = f.n; f.n > 0 {
-				c.empty = 0
-				_ = c.reckon(nil)
-			} else if c.empty++; c.empty > maxEmpty {
-				l.readErr = errProtocol
-			}
-		case !l.settle(f):
-			l.readErr = errProtocol
-		}
-		if l.gone {
-			c.peerGone.Store(true)
-		}
+		c.handle(f)
+	}
+	if c.detached.Load() {
+		return io.EOF
 	}
 	return nil
+}
+
+// handle takes a frame of which the header has been read. The caller holds rmu.
+func (c *conn) handle(f frame) {
+	l := c.link
+	switch {
+	case f.frameType == frameData && f.epoch == c.epoch:
+		if c.tally != nil {
+			c.tally.count(f.n)
+		}
+		if l.left = f.n; f.n > 0 {
+			c.empty = 0
+			_ = c.reckon(nil)
+		} else if c.empty++; c.empty > maxEmpty {
+			l.readErr = errProtocol
+		}
+	case l.opens(f) && l.brief:
+		c.detach(f)
+		return // the link is another's
+	case !l.settle(f):
+		l.readErr = errProtocol
+	}
+	if l.gone {
+		c.peerGone.Store(true)
+	}
 }
 
 func (c *conn) SetDeadline(t time.Time) error {
@@ -133,6 +172,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		ns = t.UnixNano()
 	}
 	c.readDeadline.Store(ns)
+	if c.detached.Load() {
+		return nil
+	}
 	if l.failure.Load() == nil { // else a reset is under way and has its own
 		if err := l.net.SetReadDeadline(t); err != nil || l.failure.Load() == nil {
 			return err
@@ -142,11 +184,17 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-func (c *conn) restoreReadDeadline() error {
+// restoreReadDeadline sets the link's deadline to the stream's. The caller holds rmu.
+func (c *conn) restoreReadDeadline() {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	var t time.Time
 	if ns := c.readDeadline.Load(); ns != 0 {
-		return c.link.net.SetReadDeadline(time.Unix(0, ns))
+		t = time.Unix(0, ns)
 	}
-	return c.link.net.SetReadDeadline(time.Time{})
+	if !c.detached.Load() && !c.broken() {
+		_ = c.link.net.SetReadDeadline(t)
+	}
 }
 
 func (c *conn) SetWriteDeadline(t time.Time) error {
@@ -157,6 +205,9 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	defer c.link.mu.Unlock()
 	if c.closed.Load() {
 		return c.opError("set", ErrClosed)
+	}
+	if c.detached.Load() {
+		return nil
 	}
 	return c.link.net.SetWriteDeadline(t)
 }

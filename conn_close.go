@@ -19,6 +19,7 @@ func (c *conn) Close() error {
 		err = c.opError("close", ErrClosed)
 	}
 	c.closed.Store(true)
+	detached := c.detached.Load()
 	l.mu.Unlock()
 	if !first {
 		return err
@@ -26,15 +27,30 @@ func (c *conn) Close() error {
 	if c.counted {
 		defer c.account()
 	}
-	if l.failure.Load() != nil {
+	switch {
+	case detached:
+		l.forget()
+		return nil
+	case l.failure.Load() != nil:
 		return nil // reset closes it, once the peer has been told
 	}
 	select {
 	case l.writing <- struct{}{}:
-	default:
-		return l.net.Close() // a Write is blocked: break it
+	default: // a Write is blocked: break it
+		if !c.followed() {
+			return l.net.Close()
+		}
+		_ = l.net.SetWriteDeadline(past())
+		l.mesh.spawn(func() { l.closeBroken(c) })
+		return nil
 	}
-	reuse := l.net.clearWriteDeadline() && c.leave() && l.home.claim(l)
+	reuse := !c.detached.Load() && l.net.clearWriteDeadline() && c.leave()
+	if c.detached.Load() { // meanwhile
+		<-l.writing
+		l.forget()
+		return nil
+	}
+	reuse = reuse && l.home.claim(l)
 	switch {
 	case !c.sayClosed(reuse):
 		if reuse {
@@ -58,12 +74,15 @@ func (c *conn) sayClosed(reuse bool) bool {
 		return false
 	}
 	if !c.opened.Load() {
-		if !l.sayNow(frameOpen, c.epoch) {
+		if !l.sayNow(c.opening(), c.epoch) {
 			return false
 		}
 		c.opened.Store(true)
 	}
 	switch {
+	case reuse && c.owes():
+		l.owed = true
+		return true
 	case reuse && (l.ended || !l.accepted()):
 		return !l.accepted() && l.gone && c.wclosed || l.sayNow(frameClose, c.epoch)
 	case c.wclosed:
@@ -74,7 +93,6 @@ func (c *conn) sayClosed(reuse bool) bool {
 
 // closeLater closes the link when what is left to be sent has been. It has the token.
 func (l *link) closeLater(c *conn) {
-	defer l.net.Close()
 	ctx, cancel := context.WithTimeout(l.mesh.ctx, closeWait)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = l.net.Close() })()
@@ -83,18 +101,59 @@ func (l *link) closeLater(c *conn) {
 		_ = l.say(frameEnd, c.epoch) // once more, perhaps, which does no harm
 		_ = l.net.waitSpill()
 	}
+	l.goOn(c)
+}
+
+// closeBroken is closeLater for a brief stream with a Write under way, which breaks off. The client must not take what it got for all.
+func (l *link) closeBroken(c *conn) {
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	select {
+	case l.writing <- struct{}{}:
+	case <-t.C:
+		_ = l.net.Close()
+		return
+	}
+	if l.sayNow(frameBye, c.epoch) {
+		l.bye.Store(true)
+	}
+	c.wclosed = true // no frameEnd, then
+	l.closeLater(c)
+}
+
+// followed reports whether the next stream may be on its way.
+func (c *conn) followed() bool { return c.brief && c.link.accepted() }
+
+// goOn closes the link after a stream, or parks it if there may be another one on its way. The caller has the token.
+func (l *link) goOn(c *conn) {
+	ok := c.followed() && l.net.clearWriteDeadline() && c.leave()
+	switch {
+	case c.detached.Load():
+		<-l.writing
+		l.forget()
+	case ok && l.home.claim(l):
+		<-l.writing
+		l.home.park(l)
+	default:
+		_ = l.net.Close()
+	}
 }
 
 // leave makes the stream forget its link, and reports whether that is fit for another one: nothing is left of this one, or
 // on its way, except the peer's word that it is over.
 func (c *conn) leave() bool {
 	l := c.link
-	if !l.rmu.TryLock() {
-		_ = l.net.SetReadDeadline(past()) // there is a Read: it finds that the stream is closed
-		l.rmu.Lock()
-		c.readDeadline.Store(1)
+	if !c.rmu.TryLock() {
+		c.wake() // there is a Read: it finds that the stream is closed
+		c.rmu.Lock()
 	}
-	defer l.rmu.Unlock()
+	defer c.rmu.Unlock()
+	if c.detached.Load() {
+		return false
+	}
+	if c.followed() {
+		l.skip, l.skipped, l.left = l.skip+l.left, l.skipped+l.left, 0
+	}
 	if l.readErr != nil || l.left > 0 || cap(l.control) > 0 || l.net.try() == nil {
 		return false
 	}
@@ -108,4 +167,14 @@ func (c *conn) leave() bool {
 	}
 	l.stream = nil
 	return true
+}
+
+// wake ends a Read.
+func (c *conn) wake() {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	if !c.detached.Load() {
+		c.readDeadline.Store(1)
+		_ = c.link.net.SetReadDeadline(past())
+	}
 }

@@ -5,21 +5,25 @@ import (
 	"time"
 )
 
-// openWait is how long a stream that says nothing stays unknown to the server, at most. What opens it otherwise is its
-// first bytes, or the first Read.
-const openWait = 5 * time.Millisecond
+// openWait is about how long a stream that says nothing stays unknown to the server, at most. What opens it otherwise is its
+// first bytes, or the first Read. As long may the end of a brief one.
+const openWait = time.Millisecond
 
-// openers opens streams that say nothing. One timer serves all of them: it costs more than all the rest of a dial.
+// openers opens streams that say nothing, and ends brief ones that none has followed. One timer serves all of them: it costs more
+// than all the rest of a dial.
 type openers struct {
 	mu    sync.Mutex
-	links []*link // what has begun since the timer was set
+	links []*link // what has begun or ended since the timer was set
 	spare []*link
 	timer *time.Timer
 	armed bool
 }
 
-// soon opens the link's present stream in a moment.
+// soon opens the link's present stream in a moment, or tells the server that it is over.
 func (o *openers) soon(l *link) {
+	if l.listed.Load() || l.listed.Swap(true) {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.links = append(o.links, l)
@@ -27,7 +31,7 @@ func (o *openers) soon(l *link) {
 	case o.armed:
 		return
 	case o.timer == nil:
-		o.timer = time.AfterFunc(openWait, func() { l.mesh.spawn(o.open) })
+		o.timer = time.AfterFunc(openWait, func() { l.mesh.attend(o.open) })
 	default:
 		o.timer.Reset(openWait)
 	}
@@ -40,7 +44,13 @@ func (o *openers) open() {
 	o.links, o.spare, o.armed = o.spare[:0], nil, false
 	o.mu.Unlock()
 	for _, l := range links {
-		if c := l.active(); c != nil && !c.opened.Load() {
+		l.listed.Store(false)
+		switch c := l.active(); {
+		case c == nil:
+			if !l.home.(*warmSet).pay(l) {
+				o.soon(l)
+			}
+		case !c.opened.Load():
 			c.openIfQuiet()
 		}
 	}
@@ -76,9 +86,17 @@ func (c *conn) openLocked() error {
 	if c.opened.Load() {
 		return nil
 	}
-	if err := c.link.say(frameOpen, c.epoch); err != nil {
+	if err := c.link.say(c.opening(), c.epoch); err != nil {
 		return err
 	}
 	c.opened.Store(true)
 	return nil
+}
+
+// opening is the frame that opens the stream.
+func (c *conn) opening() frameType {
+	if c.brief {
+		return frameBrief
+	}
+	return frameOpen
 }

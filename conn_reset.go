@@ -57,8 +57,10 @@ func (l *link) tell(d *DeniedError) {
 // finish closes the connection when the peer has had the time to read what tell sent.
 func (l *link) finish() {
 	// Until the reader has left, linger would share the deadline with it, and what comes in.
-	l.rmu.Lock()
-	l.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
+	if c := l.active(); c != nil { // else nobody reads
+		c.rmu.Lock()
+		c.rmu.Unlock() //nolint:staticcheck // whoever reads next finds the failure first
+	}
 	l.net.linger()
 	_ = l.net.Close()
 }
@@ -77,12 +79,15 @@ func (c *netConn) linger() {
 // whyNotWritten looks for the reason that the peer gave before it closed: a program that writes first
 // would otherwise see only a reset.
 func (c *conn) whyNotWritten(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) || c.closed.Load() || !c.link.rmu.TryLock() {
+	if errors.Is(err, os.ErrDeadlineExceeded) || c.closed.Load() || !c.rmu.TryLock() {
 		return err
 	}
-	defer c.link.rmu.Unlock()
+	defer c.rmu.Unlock()
+	if c.detached.Load() {
+		return err
+	}
 	_ = c.link.net.SetReadDeadline(time.Now().Add(resetWait))
-	defer func() { _ = c.restoreReadDeadline() }()
+	defer c.restoreReadDeadline()
 	_ = c.nextData()
 	if d, ok := errors.AsType[*DeniedError](c.link.readErr); ok {
 		return d

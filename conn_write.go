@@ -10,8 +10,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	if err := c.lockWrite(); err != nil {
 		return 0, c.opError("write", err)
 	}
-	defer func() { <-c.link.writing }()
-	if c.wclosed || c.peerGone.Load() {
+	defer c.written()
+	if c.wclosed || c.peerGone.Load() || c.detached.Load() {
 		return 0, c.opError("write", syscall.EPIPE)
 	}
 	if len(p) == 0 {
@@ -28,6 +28,12 @@ func (c *conn) Write(p []byte) (int, error) {
 		return n, c.opError("write", c.whyNotWritten(err))
 	}
 	return n, nil
+}
+
+// written gives the token back after a Write.
+func (c *conn) written() {
+	<-c.link.writing
+	c.watch()
 }
 
 // writeLarge sends the records of one large Write together.
@@ -51,16 +57,22 @@ func (c *conn) writeLarge(buf *[maxRecord]byte, p []byte) (int, error) {
 
 func (c *conn) writeFrames(buf *[maxRecord]byte, p []byte) (n int, err error) {
 	for n < len(p) {
+		if c.detached.Load() {
+			return n, syscall.EPIPE // nobody will read it
+		}
 		t := frameData
 		if !c.opened.Load() {
-			t = frameOpen
+			t = c.opening()
 		}
 		k := copy(buf[frameHeader:], p[n:])
 		putHeader(buf[:], t, c.epoch, k)
+		if c.tally != nil {
+			c.tally.sent.Add(int64(k))
+		}
 		if err := c.link.writeFrame(buf[:frameHeader+k]); err != nil {
 			return n, err
 		}
-		if t == frameOpen {
+		if t != frameData {
 			c.opened.Store(true)
 		}
 		n += k
@@ -70,8 +82,11 @@ func (c *conn) writeFrames(buf *[maxRecord]byte, p []byte) (n int, err error) {
 
 // lockWrite takes the token that one writer holds.
 func (c *conn) lockWrite() error {
-	if c.broken() {
+	switch {
+	case c.broken():
 		return ErrClosed
+	case c.detached.Load():
+		return syscall.EPIPE // a later stream may have the token
 	}
 	l := c.link
 	select {
@@ -99,11 +114,14 @@ func (c *conn) lockWrite() error {
 
 // CloseWrite ends this direction: the peer reads io.EOF after what was written. Reading goes on.
 func (c *conn) CloseWrite() error {
+	if c.detached.Load() && !c.closed.Load() {
+		return nil
+	}
 	if err := c.lockWrite(); err != nil {
 		return c.opError("close", err)
 	}
 	defer func() { <-c.link.writing }()
-	if c.wclosed {
+	if c.wclosed || c.detached.Load() {
 		return nil
 	}
 	err := c.openLocked()

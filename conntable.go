@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -21,6 +22,8 @@ type connTable struct {
 	groups map[connKey]*connGroup
 	closed bool
 	idle   chan struct{} // closed when the table is empty and closed
+
+	detached atomic.Int32 // streams that are in no table any more, see brief.go
 }
 
 // connKey is all that a decision about a connection depends on, but the service, which is ours.

@@ -28,7 +28,9 @@ const (
 // at once.
 //
 // A connection to another node that both sides have closed properly is kept for a minute, and the next Dial to that endpoint needs no
-// handshake. Its server decides and counts it like a new one, and hears of it with the first Write or Read, or after a few milliseconds.
+// handshake. Its server decides and counts it like a new one, and hears of it with the first Write or Read, or after a few milliseconds. Of
+// the end of a connection that was dialed within a millisecond after another's, it may hear as much later: a program that exits without Close
+// within that time breaks the connection off.
 // A change of the rules, of a certificate or of the trusted authorities ends that, on either side.
 //
 // Network is "tcp", "tcp4" or "tcp6". Errors are *DialError; ErrNoEndpoints is inside when there is nobody to

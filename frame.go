@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// The framing of "mesh/1", spoken by two of our own nodes on raw connections, inside TLS. It carries
+// The framing of "mesh/2", spoken by two of our own nodes on raw connections, inside TLS. It carries
 // what TLS alone cannot say: an end of stream for one direction that a network failure can't
 // forge, the reason why a connection is refused or cut, and that a stream is over and another one begins.
 //
@@ -20,8 +20,10 @@ import (
 // the next one, with frameOpen, once it has closed the last one and has read the server's frameClose, which says that
 // the server's application has closed it too: whatever that does with the end of a stream, and for how long, holds up no
 // other stream. The server decides each stream like a new connection.
+//
+// A client that dials again and again saves both words: see brief.go.
 const (
-	alpnMesh  = "mesh/1"
+	alpnMesh  = "mesh/2"
 	alpnHTTP2 = "h2"
 	alpnHTTP1 = "http/1.1"
 
@@ -43,9 +45,10 @@ const (
 	frameClose                  // no payload: the sender will neither send nor read any more of the stream; a server says it once both sides have ended it
 	frameBye                    // server to client, no payload: no more streams; those on the way will be served
 	framePing                   // no payload: between streams; the server sends it back
+	frameBrief                  // as frameOpen; the next frameOpen or frameBrief may end this stream
 )
 
-var errProtocol = errors.New("the peer broke the mesh/1 framing")
+var errProtocol = errors.New("the peer broke the mesh/2 framing")
 
 func putHeader(b []byte, t frameType, epoch byte, n int) {
 	b[0], b[1] = byte(t), epoch
@@ -63,7 +66,7 @@ func parseHeader(b [frameHeader]byte) (frame, error) {
 	f := frame{frameType(b[0]), b[1], int(binary.BigEndian.Uint16(b[2:]))}
 	limit := 0
 	switch f.frameType {
-	case frameData, frameOpen:
+	case frameData, frameOpen, frameBrief:
 		limit = maxPayload
 	case frameReset:
 		limit = maxResetJSON

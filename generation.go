@@ -41,6 +41,7 @@ func (m *Mesh) nextGeneration(rules, trust <-chan struct{}) {
 	for _, l := range m.allListeners() {
 		l.lot.empty()
 	}
+	m.endBrief(nil)
 }
 
 // current reports whether nothing has changed since the link's handshake began.

@@ -113,7 +113,7 @@ func TestRequestRuleDoesNotOpenRawListener(t *testing.T) {
 	_ = payments.Handler(http.NotFoundHandler(), "web") // for another port
 	ln := w.listen(payments)
 	w.echo(ln)
-	for _, alpn := range [][]string{{"h2"}, {"http/1.1"}, {"mesh/1"}, nil} {
+	for _, alpn := range [][]string{{"h2"}, {"http/1.1"}, {"mesh/2"}, nil} {
 		conf := w.bareClient()
 		conf.NextProtos = alpn
 		c, err := dialTLS(t, ln.Addr().String(), conf)

@@ -27,7 +27,7 @@ func BenchmarkIdle(b *testing.B) {
 	b.Run("once, for what stays", func(b *testing.B) { idle(b, bare(), client, "x") })
 	b.Run("crypto/tls", func(b *testing.B) { idle(b, bare(), client, "x") })
 	raw := client.Clone()
-	raw.NextProtos = []string{"mesh/1"}
+	raw.NextProtos = []string{"mesh/2"}
 	b.Run("mesh", func(b *testing.B) { idle(b, w.listen(m), raw, string(rawFrame(fData, 0, "x"))) })
 }
 

@@ -52,7 +52,7 @@ func TestEachConnectionEndsWithItsCertificate(t *testing.T) {
 			}
 			c := tls.Client(inner, &tls.Config{
 				InsecureSkipVerify: true, Certificates: []tls.Certificate{testca.Certificate(svid)},
-				NextProtos: [][]string{{"mesh/1"}, nil}[i%2],
+				NextProtos: [][]string{{"mesh/2"}, nil}[i%2],
 			})
 			defer c.Close()
 			if err := c.HandshakeContext(t.Context()); err != nil {

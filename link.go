@@ -32,20 +32,31 @@ type link struct {
 
 	writing chan struct{} // holds one token while somebody writes
 
-	rmu     sync.Mutex // held by whoever reads
+	// What follows belongs to the reader of the present stream, who holds its rmu, and between streams to whoever has the link.
 	header  [frameHeader]byte
 	nheader int    // bytes of header read so far
 	left    int    // payload of the current data frame not yet read
+	skip    int    // payload that nobody wants, not yet read
+	skipped int    // how much of that there was since the present stream began
 	control []byte // payload of a reset frame, as it comes in; the capacity is its length
 	readErr error  // sticky
 	epoch   byte   // of the present stream, or of the last
 	ended   bool   // the peer sends no more in it
 	gone    bool   // the peer has closed it
-	bye     bool   // the server wants no more streams
+	brief   bool   // the present stream, or the last, is brief
+	begun   bool   // the client has begun the next stream, and nobody has it yet
+	stale   bool   // what comes may be of the stream before
 
 	leaving bool      // it is being sent off; guarded by home
+	owed    bool      // the server has not been told that the last stream is over; guarded by home
 	parked  time.Time // when the last stream ended; guarded by home
 	checked time.Time // when the peer's certificate was last verified; kept by whoever has the link between streams
+
+	bye      atomic.Bool  // the server wants no more streams
+	listed   atomic.Bool  // see openers
+	watched  atomic.Bool  // see lookout.go
+	lookout  *lookout     // the server's, nil until it is needed
+	detached atomic.Int32 // streams that our application has not closed, and the client has left
 }
 
 // A home takes links whose stream this side has closed.
@@ -74,12 +85,13 @@ func (l *link) begin(opened bool) *conn {
 		d := new(struct {
 			conn
 			release picked
+			tally   tally
 		})
-		c, d.conn.release = &d.conn, &d.release
+		c, d.conn.release, d.conn.tally = &d.conn, &d.release, &d.tally
 	}
-	c.link, c.epoch = l, l.epoch
+	c.link, c.epoch, c.brief = l, l.epoch, l.brief
 	c.opened.Store(opened)
-	l.ended, l.gone = false, false
+	l.begun, l.ended, l.gone, l.skipped = false, false, false, 0
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stream = c
@@ -94,9 +106,15 @@ func (l *link) active() *conn {
 }
 
 // readFrame returns the header of the next frame; a reset comes as an error. It keeps what it has read over
-// timeouts. The caller holds rmu.
+// timeouts.
 func (l *link) readFrame() (frame, error) {
 	for l.readErr == nil {
+		if l.skip > 0 {
+			if err := l.drop(); err != nil {
+				return frame{}, err
+			}
+			continue
+		}
 		if want := cap(l.control); want > 0 {
 			n, err := l.tls.Read(l.control[len(l.control):want])
 			l.control = l.control[:len(l.control)+n]
@@ -119,6 +137,8 @@ func (l *link) readFrame() (frame, error) {
 		switch {
 		case err != nil:
 			l.readErr = err
+		case l.isStale(f):
+			l.skip = f.n
 		case f.frameType == frameReset && f.n == 0:
 			l.readErr = l.net.parseReset(nil)
 		case f.frameType == frameReset:
@@ -141,11 +161,11 @@ func (l *link) truncated(err error) error {
 }
 
 // settle takes a frame that comes after this side has closed the stream; false means that the link is of no more
-// use. The caller holds rmu.
+// use.
 func (l *link) settle(f frame) bool {
 	switch {
 	case f.frameType == frameBye:
-		l.bye = true
+		l.bye.Store(true)
 		return !l.accepted() // servers say it
 	case f.epoch != l.epoch:
 		return false

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/internal/names"
+	"github.com/intramesh/mesh/policy"
 )
 
 const (
@@ -153,6 +154,7 @@ func (l *listener) Close() error {
 		err = l.closeSockets()
 		l.mesh.withdraw(l)
 		l.wg.Wait()
+		l.mesh.endBrief(l)
 		l.lot.close()
 	})
 	return err
@@ -280,7 +282,12 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn) {
 	r := sc.request()
 	dec := sc.rules.Authorize(l.ctx, r)
-	if d := l.mesh.decided(l.ctx, r, &dec); d != nil {
+	l.decided(sc, t, c, r, l.mesh.decided(l.ctx, r, &dec))
+}
+
+// decided is offer for what is decided: d is the denial, if it is one.
+func (l *listener) decided(sc *serverConn, t *tls.Conn, c net.Conn, r *policy.Request, d *DeniedError) {
+	if d != nil {
 		l.mesh.conns.refuse(sc)
 		l.mesh.decisions.denied(l.ctx, d, r, sc.net.peer)
 		l.mesh.refuse(l.ctx, sc, t, d)

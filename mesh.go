@@ -308,6 +308,19 @@ func (m *Mesh) spawn(f func()) {
 	}
 }
 
+// attend runs f in the present goroutine, a timer's, as spawn does in a new one.
+func (m *Mesh) attend(f func()) {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
+	m.wg.Add(1)
+	m.mu.Unlock()
+	defer m.wg.Done()
+	f()
+}
+
 // drainPause is how long Shutdown keeps accepting after it has announced that it drains, so that the news overtakes
 // the last connections.
 const drainPause = 500 * time.Millisecond
@@ -330,6 +343,7 @@ func (m *Mesh) drain(ctx context.Context) error {
 				m.log.Warn("could not announce that this process drains", "port", l.port, "error", err)
 			}
 		}
+		m.endBrief(nil)
 		select {
 		case <-time.After(drainPause):
 		case <-ctx.Done():
@@ -347,8 +361,14 @@ func (m *Mesh) drain(ctx context.Context) error {
 		}
 		select {
 		case <-idle:
-			return nil
+			if m.conns.detached.Load() == 0 {
+				return nil
+			}
+			idle = nil // clients have left, and the application is not done
 		case <-tick.C:
+			if idle == nil && m.conns.detached.Load() == 0 {
+				return nil
+			}
 		case <-m.ctx.Done():
 			return nil // Close was called meanwhile
 		case <-ctx.Done():

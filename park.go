@@ -106,7 +106,7 @@ func (p *lot) close() {
 }
 
 func (ln *listener) claim(l *link) bool {
-	return !l.bye && l.net.peer.conn.settled() && ln.lot.add(l)
+	return (l.brief || !l.bye.Load()) && l.net.peer.conn.settled() && ln.lot.add(l)
 }
 
 func (ln *listener) unclaim(l *link) {
@@ -140,11 +140,14 @@ func (ln *listener) work(l *link) {
 
 func (ln *listener) await(l *link, sc *serverConn) {
 	defer ln.lot.wg.Done()
-	if !ln.mesh.current(l, time.Now()) {
+	switch {
+	case l.bye.Load():
+		ln.lot.extend(l)
+	case !ln.mesh.current(l, time.Now()):
 		ln.lot.sendOff(l)
 	}
 	open := ln.awaitOpen(l)
-	if !ln.lot.remove(l) || !open || (l.bye || ln.mesh.unchecked(l)) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
+	if !ln.lot.remove(l) || !open || (l.bye.Load() || ln.mesh.unchecked(l)) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
 		_ = l.net.Close()
 		return
 	}
@@ -159,8 +162,9 @@ func (ln *listener) await(l *link, sc *serverConn) {
 
 // awaitOpen returns true once the next stream has begun.
 func (ln *listener) awaitOpen(l *link) bool {
-	l.rmu.Lock()
-	defer l.rmu.Unlock()
+	if l.begun {
+		return ln.awaitQuiet(l)
+	}
 	told := l.ended // that the stream is over
 	for pings := 0; ; {
 		if l.ended && !told {
@@ -171,15 +175,16 @@ func (ln *listener) awaitOpen(l *link) bool {
 		f, err := l.readFrame()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if l.bye || l.failure.Load() != nil || !ln.lot.extend(l) || !l.sayIdle(frameBye) {
+			if l.bye.Load() || l.failure.Load() != nil || !ln.lot.extend(l) || !l.sayIdle(frameBye) {
 				return false
 			}
-			l.bye = true
+			l.bye.Store(true)
 		case err != nil:
 			return false
-		case f.frameType == frameOpen && f.epoch == l.epoch+1 && l.ended:
-			l.epoch, l.left = f.epoch, f.n
+		case l.opens(f) && (l.ended || l.brief):
+			l.turn(f)
 			return true
+		case l.skips(f):
 		case f.frameType == framePing && f.epoch == l.epoch && l.ended && pings < maxPings:
 			pings++
 			if !l.sayIdle(framePing) {

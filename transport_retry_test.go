@@ -223,7 +223,7 @@ func TestTransportManyStaleConnections(t *testing.T) {
 // An endpoint that serves raw connections alone is well, although no request can use it.
 func TestTransportLeavesRawEndpointsAlone(t *testing.T) {
 	w := newWorld(t, ordersMayCallPayments)
-	raw := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"mesh/1"}})
+	raw := w.listen(w.join("payments"), mesh.ListenOptions{ALPN: []string{"mesh/2"}})
 	accepted := make(chan struct{}, 1)
 	go func() {
 		for {

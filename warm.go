@@ -61,7 +61,8 @@ type warmSet struct {
 	idle  []*link // by the time they were parked, oldest first
 	total int     // those in use as well
 	// lag is about how long it takes of late until the server has closed a stream: before that, looking is in vain.
-	lag time.Duration
+	lag  time.Duration
+	last time.Time // when a stream ended
 }
 
 // set returns the set of a new link, which counts until the link is closed.
@@ -107,8 +108,9 @@ func (w *warm) take(ctx context.Context, key warmKey) *conn {
 		case l == nil:
 			return nil
 		case !w.fit(l, now):
-			_ = l.net.Close()
+			l.shut()
 			continue
+		case l.owed: // it was looked at
 		case !l.gone:
 			if !l.awaitClosed(ctx, l.parked.Add(ackWait)) {
 				s.putBack(l)
@@ -120,6 +122,7 @@ func (w *warm) take(ctx context.Context, key warmKey) *conn {
 			return nil
 		}
 		w.reused.Add(1)
+		l.stale, l.owed = l.owed, false
 		l.epoch++
 		c := l.begin(false)
 		w.openers.soon(l)
@@ -150,10 +153,10 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 		for i := len(s.idle) - 1; i >= 0 && looks < maxLooks; i-- {
 			l := s.idle[i]
 			age := now.Sub(l.parked)
-			if age < since {
+			if age < since && !l.owed || l.owed && age > maxOwed {
 				continue
 			}
-			alive, ready := l.look()
+			alive, ready := l.lookIdle()
 			if alive && !ready {
 				looks++
 				s.lag = min(max(s.lag, age*5/4), maxLag)
@@ -161,7 +164,10 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 			}
 			s.idle = slices.Delete(s.idle, i, i+1)
 			if ready {
-				s.lag -= s.lag / 32
+				if !l.owed {
+					s.lag -= s.lag / 32
+				}
+				l.brief = now.Sub(s.last) < openWait
 				return l, dead
 			}
 			dead = append(dead, l)
@@ -169,8 +175,9 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 	}
 	if used := s.total - len(s.idle) - len(dead); len(s.idle) >= used+spareLinks {
 		for i, l := range s.idle {
-			if !l.gone && now.Sub(l.parked) < ackWait {
+			if !l.gone && !l.owed && now.Sub(l.parked) < ackWait {
 				s.idle = slices.Delete(s.idle, i, i+1)
+				l.brief = false
 				return l, dead
 			}
 		}
@@ -180,7 +187,7 @@ func (s *warmSet) pick(now time.Time) (l *link, dead []*link) {
 
 func (s *warmSet) claim(l *link) bool {
 	l.parked = time.Now()
-	return !l.bye && l.parked.Sub(l.born) < linkTime && s.warm.mesh.current(l, l.parked)
+	return !l.bye.Load() && l.parked.Sub(l.born) < linkTime && s.warm.mesh.current(l, l.parked)
 }
 
 func (s *warmSet) unclaim(*link) {}
@@ -188,14 +195,41 @@ func (s *warmSet) unclaim(*link) {}
 // park takes a link whose stream this side has just closed.
 func (s *warmSet) park(l *link) {
 	s.mu.Lock()
-	full := len(s.idle) >= maxWarm
+	full, owed := len(s.idle) >= maxWarm, l.owed
 	if !full {
 		s.idle = append(s.idle, l)
+		s.last = l.parked
 	}
 	s.mu.Unlock()
-	if full || !s.warm.arm() {
-		_ = l.net.Close()
+	switch {
+	case full || !s.warm.arm():
+		l.shut()
+	case owed:
+		s.warm.openers.soon(l)
 	}
+}
+
+// pay says that the last stream of l is over, if that is owed and nobody uses l. It reports false if it is too early for that.
+func (s *warmSet) pay(l *link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !slices.Contains(s.idle, l) || !l.owed:
+		return true
+	case time.Since(l.parked) < openWait/2:
+		return false
+	}
+	l.owed = false
+	_ = l.sayIdle(frameClose) // whoever takes it finds out
+	return true
+}
+
+// shut closes a link that nobody else has.
+func (l *link) shut() {
+	if l.owed {
+		_ = l.sayIdle(frameClose)
+	}
+	_ = l.net.Close()
 }
 
 // putBack returns a link that was picked too early.
@@ -219,7 +253,7 @@ func (s *warmSet) sweep(now time.Time) bool {
 	s.mu.Lock()
 	var dead []*link
 	s.idle = slices.DeleteFunc(s.idle, func(l *link) bool {
-		alive, ready := l.look()
+		alive, ready := l.lookIdle()
 		idle := now.Sub(l.parked)
 		over := !alive || idle > warmTime || !ready && idle > ackTime
 		if over {
@@ -235,7 +269,7 @@ func (s *warmSet) sweep(now time.Time) bool {
 
 func closeLinks(links []*link) {
 	for _, l := range links {
-		_ = l.net.Close()
+		l.shut()
 	}
 }
 
@@ -248,7 +282,7 @@ func (w *warm) arm() bool {
 	defer w.mu.Unlock()
 	if !w.closed && !w.armed.Load() {
 		w.armed.Store(true)
-		w.timer = time.AfterFunc(sweepTime, func() { w.mesh.spawn(w.sweep) })
+		w.timer = time.AfterFunc(sweepTime, func() { w.mesh.attend(w.sweep) })
 	}
 	return !w.closed
 }
@@ -285,6 +319,7 @@ func (w *warm) empty() {
 
 // close ends reuse, with the mesh, which closes the links.
 func (w *warm) close() {
+	defer w.empty()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true

@@ -14,12 +14,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/testca"
 	"github.com/intramesh/mesh/meshtest"
 )
 
-// The frames of "mesh/1", as a peer without our code may send them.
+// The frames of "mesh/2", as a peer without our code may send them.
 const (
 	fData byte = iota
 	fEnd
@@ -28,6 +29,7 @@ const (
 	fClose
 	fBye
 	fPing
+	fBrief
 )
 
 func rawFrame(t, epoch byte, payload string) []byte {
@@ -43,7 +45,7 @@ func tlsOf(t testing.TB, src identity.Source) *tls.Config {
 		t.Fatal(err)
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, NextProtos: []string{"mesh/1"}, ClientAuth: tls.RequireAnyClientCert,
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, NextProtos: []string{"mesh/2"}, ClientAuth: tls.RequireAnyClientCert,
 		Certificates: []tls.Certificate{testca.Certificate(svid)},
 	}
 }
@@ -76,6 +78,7 @@ func gone(t *testing.T, c net.Conn, within time.Duration) []byte {
 // Whatever a client sends ends its own connection at most, soon, and nobody else's.
 func TestHostileClient(t *testing.T) {
 	over := slices.Concat(rawFrame(fData, 0, "x"), rawFrame(fClose, 0, ""))
+	brief := slices.Concat(over, rawFrame(fBrief, 1, "x"))
 	for name, send := range map[string][]byte{
 		"open within a stream":            rawFrame(fOpen, 1, "x"),
 		"an unknown frame":                rawFrame(99, 0, ""),
@@ -97,6 +100,16 @@ func TestHostileClient(t *testing.T) {
 		"silence between streams":         over,
 		"half a payload, then an ending":  append(rawFrame(fOpen, 1, "xxxx")[:6], 0),
 		"a header that never comes whole": {fData, 0},
+		"brief within a stream":           rawFrame(fBrief, 1, "x"),
+		"a brief one too far":             slices.Concat(brief, rawFrame(fBrief, 3, "x")),
+		"a brief one again":               slices.Concat(brief, rawFrame(fBrief, 1, "x")),
+		"data of the one before":          slices.Concat(brief, rawFrame(fBrief, 2, "x"), rawFrame(fData, 1, "x")),
+		"an end of the one before":        slices.Concat(brief, rawFrame(fBrief, 2, "x"), rawFrame(fEnd, 1, "")),
+		"open within one that is not":     slices.Concat(brief, rawFrame(fOpen, 2, "x"), rawFrame(fOpen, 3, "x")),
+		"a length that can't be, brief":   append(slices.Clone(brief), fBrief, 2, 0xff, 0xff),
+		"a ping within a brief one":       append(slices.Clone(brief), rawFrame(fPing, 1, "")...),
+		"silence after a brief one":       append(slices.Clone(brief), rawFrame(fClose, 1, "")...),
+		"half a brief one":                append(slices.Clone(brief), rawFrame(fBrief, 2, "xxxx")[:6]...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *memWorld) {
@@ -105,7 +118,7 @@ func TestHostileClient(t *testing.T) {
 				_, _ = c.Write(send)
 				synctest.Wait()
 				w.expect(false)
-				if name == "a header that never comes whole" { // a stream that is open: the application's to end
+				if name == "a header that never comes whole" || name == "half a brief one" { // a stream that is open: the application's to end
 					w.ln.Close()
 					w.payments.Close()
 				}
@@ -133,6 +146,74 @@ func TestClientThatNeverReads(t *testing.T) {
 		}
 		if took := time.Since(start); n == 1e6 || took > 30*time.Second {
 			t.Errorf("%d streams in %v", n, took)
+		}
+		w.expect(false)
+	})
+}
+
+// The same, of brief ones, that are answered.
+func TestClientThatNeverReadsBriefly(t *testing.T) {
+	bubble(t, func(t *testing.T, w *memWorld) {
+		c := w.rawPeer()
+		defer c.Close()
+		start, n := time.Now(), 0
+		_ = c.SetWriteDeadline(start.Add(time.Minute))
+		_, _ = c.Write(rawFrame(fClose, 0, ""))
+		for epoch := byte(1); n < 1e6; n++ {
+			if _, err := c.Write(rawFrame(fBrief, epoch, "xxxxxxxxxxxxxxxxxxxxxxxx")); err != nil {
+				break
+			}
+			epoch++
+		}
+		if took := time.Since(start); n == 1e6 || took > 30*time.Second {
+			t.Errorf("%d streams in %v", n, took)
+		}
+		w.expect(false)
+	})
+}
+
+// Applications that stay with streams that a client has left are bounded: the client is told, and then cut off.
+func TestClientThatLeavesAndLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T, w *memWorld) {
+		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "stay"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		served, open := 0, make(chan net.Conn, 1000)
+		go func() {
+			defer close(open)
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				open <- c
+				go func() { _, _ = io.Copy(io.Discard, c) }() // it stays
+			}
+		}()
+		inner, err := w.net.Network().DialContext(t.Context(), "tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := tls.Client(inner, tlsOf(t, w.client))
+		defer c.Close()
+		_, _ = c.Write(rawFrame(fEnd, 0, ""))
+		first := <-open
+		first.Close()
+		for epoch := byte(1); epoch < 200; epoch++ {
+			if _, err := c.Write(rawFrame(fBrief, epoch, "x")); err != nil {
+				break
+			}
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second)) // the last application stays as well
+		said, _ := io.ReadAll(c)
+		ln.Close()
+		for c := range open {
+			served++
+			c.Close()
+		}
+		if served > 40 || !bytes.Contains(said, []byte{fBye}) {
+			t.Errorf("%d streams were served; it was told %x", served, said)
 		}
 		w.expect(false)
 	})
@@ -266,6 +347,10 @@ func FuzzStreams(f *testing.F) {
 	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fPing, 0, ""), rawFrame(fOpen, 1, ""), rawFrame(fData, 1, "x")))
 	f.Add(slices.Concat(rawFrame(fData, 0, ""), rawFrame(fClose, 0, ""), rawFrame(fOpen, 2, "x")))
 	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fOpen, 1, "x")[:4], []byte{fClose, 1, 0, 0}))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "abc"), rawFrame(fBrief, 2, "def"), rawFrame(fOpen, 3, ""), rawFrame(fEnd, 3, "")))
+	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fBrief, 1, ""), rawFrame(fData, 1, "x"), rawFrame(fEnd, 1, ""), rawFrame(fBrief, 2, "y"), rawFrame(fClose, 2, "")))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fBrief, 2, "yz")[:5]))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fOpen, 2, "y"), rawFrame(fOpen, 3, "z")))
 	net := meshtest.New(f, ordersToPayments)
 	payments := net.Join(f, "payments")
 	ln, err := payments.Listen(f.Context(), "tcp", ":0")
@@ -341,7 +426,7 @@ func readStreams(b []byte) []string {
 	streams := []string{""}
 	present := &streams[0]
 	var epoch byte
-	ended, gone := false, false
+	ended, gone, brief := false, false, false
 	for empty, pings := 0, 0; ; {
 		fail := func() []string {
 			if !ended {
@@ -356,8 +441,8 @@ func readStreams(b []byte) []string {
 		b = b[4:]
 		same := e == epoch && n == 0
 		switch {
-		case typ == fData && !ended && e == epoch && n <= 16380, typ == fOpen && ended && e == epoch+1 && n <= 16380:
-			if typ == fOpen {
+		case typ == fData && !ended && e == epoch && n <= 16380, (typ == fOpen || typ == fBrief) && (ended || brief) && e == epoch+1 && n <= 16380:
+			if brief = typ == fBrief || typ == fData && brief; typ != fData {
 				streams = append(streams, "")
 				present = &streams[len(streams)-1]
 				epoch, ended, gone, empty, pings = e, false, false, 0, 0

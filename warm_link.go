@@ -9,15 +9,14 @@ import (
 
 // What a client asks of a link between two streams. Nobody else uses it then.
 
-// look reads all that the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
-func (l *link) look() (alive, ready bool) {
-	l.rmu.Lock()
-	defer l.rmu.Unlock()
+// lookIdle reads all that the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
+func (l *link) lookIdle() (alive, ready bool) {
 	l.net.tryRead = true
 	defer func() { l.net.tryRead = false }()
 	for {
 		if alive, more := l.readIdle(); !more {
-			return alive && !l.bye, alive && !l.bye && l.gone
+			alive = alive && !l.bye.Load()
+			return alive, alive && (l.gone || l.owed)
 		}
 	}
 }
@@ -40,7 +39,7 @@ func (l *link) awaitClosed(ctx context.Context, until time.Time) bool {
 				return false
 			}
 		}
-		return !l.bye
+		return !l.bye.Load()
 	})
 }
 
@@ -53,10 +52,10 @@ func (l *link) probe(ctx context.Context) bool {
 		for {
 			f, err := l.readFrame()
 			switch {
-			case err != nil, !l.bye && f.frameType != framePing && !l.settle(f):
+			case err != nil, !l.bye.Load() && f.frameType != framePing && !l.settle(f):
 				return false
 			case f.frameType == framePing:
-				return f.epoch == l.epoch && !l.bye
+				return f.epoch == l.epoch && !l.bye.Load()
 			}
 		}
 	})
@@ -64,8 +63,6 @@ func (l *link) probe(ctx context.Context) bool {
 
 // within calls read with a deadline. When ctx ends the link is closed.
 func (l *link) within(ctx context.Context, until time.Time, read func() bool) bool {
-	l.rmu.Lock()
-	defer l.rmu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = l.net.Close() })
 	ok := l.net.SetReadDeadline(until) == nil && read()
 	return l.net.SetReadDeadline(time.Time{}) == nil && stop() && ok

@@ -80,16 +80,40 @@ func TestReusedConnBehavesAsNetConn(t *testing.T) {
 	w := newWorld(t, rule{from: "orders", to: "payments"})
 	payments, orders := w.join("payments"), w.join("orders")
 	ln := w.listen(payments)
-	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		for before := orders.Stats().Reused; orders.Stats().Reused == before; { // the last pair is one of them
-			if c1 != nil {
-				c1.Close()
-				c2.Close()
-			}
-			c1, c2 = w.pipe(orders, ln)
+	for _, streams := range []uint64{1, 5} {
+		t.Run(fmt.Sprint("after ", streams), func(t *testing.T) {
+			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+				for before := orders.Stats().Reused; orders.Stats().Reused < before+streams; { // the last pair is one of them
+					if c1 != nil {
+						if err := exchange(c1, c2); err != nil {
+							return nil, nil, nil, err
+						}
+						c1.Close()
+						c2.Close() // there may be the next stream already
+					}
+					c1, c2 = w.pipe(orders, ln)
+				}
+				return c1, c2, func() { c1.Close(); c2.Close() }, nil
+			})
+		})
+	}
+}
+
+// exchange has both ends of a connection say a word.
+func exchange(client, server net.Conn) error {
+	for _, from := range []net.Conn{client, server} {
+		to := client
+		if from == client {
+			to = server
 		}
-		return c1, c2, func() { c1.Close(); c2.Close() }, nil
-	})
+		if _, err := io.WriteString(from, "word"); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(to, make([]byte, 4)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // memWorld is a mesh in memory, in a bubble: orders may call payments, which echoes.
@@ -209,7 +233,27 @@ func TestNoReuseAfterAnEvent(t *testing.T) {
 				w.expect(false)
 			})
 		})
+		t.Run(name+", of brief streams", func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *memWorld) {
+				if err := briefly(t.Context(), w.orders, "payments", 5); err != nil {
+					t.Fatal(err)
+				}
+				event(w)
+				synctest.Wait()
+				w.expect(true)
+				w.expect(false)
+			})
+		})
 	}
+	t.Run("a change that nobody has processed, of brief streams", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *memWorld) {
+			if err := briefly(t.Context(), w.orders, "payments", 5); err != nil {
+				t.Fatal(err)
+			}
+			w.net.SetRules(t, ordersToPayments) // at once
+			w.expect(true)
+		})
+	})
 	t.Run("a change that nobody has processed", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *memWorld) {
 			w.net.SetRules(w.t, ordersToPayments) // at once
