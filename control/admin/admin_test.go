@@ -144,11 +144,45 @@ func TestErrorsArriveTyped(t *testing.T) {
 			t.Error(err)
 		}
 		srv.Close()
+		if err := os.RemoveAll(dir); err != nil { // else it would wait
+			t.Fatal(err)
+		}
 		if _, err := client.Rules(ctx); err == nil {
 			t.Error("an answer after the end")
 		} else if _, ok := errors.AsType[*admin.UnreachableError](err); !ok {
 			t.Errorf("after the end: %v", err)
 		}
+	}
+}
+
+// "mesh serve &" and then the next command: it waits until the control plane is there.
+func TestWaitsForStart(t *testing.T) {
+	dir := t.TempDir()
+	client, err := admin.NewClient(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := client.Rules(t.Context())
+		done <- err
+	}()
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, admin.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(admin.Handler(backend{}, slog.New(slog.DiscardHandler)))
+	srv.Listener = ln
+	srv.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		return admin.WithCaller(ctx, admin.Caller{Role: admin.Admin})
+	}
+	srv.Start()
+	defer srv.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := client.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/intramesh/mesh/internal/wire"
@@ -42,7 +45,11 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 // requestTimeout bounds a call whose context has no deadline.
 const requestTimeout = 30 * time.Second
 
-// NewClient returns a client of the control plane that serves dir. It does not connect yet.
+// starting is how long a control plane that was just started may need until it answers.
+const starting = 3 * time.Second
+
+// NewClient returns a client of the control plane that serves dir. It does not connect yet. A call waits for a control plane that
+// does not answer for three seconds, since it may just be starting.
 func NewClient(dir string) (*Client, error) {
 	path, err := SocketPath(dir)
 	if err != nil {
@@ -52,10 +59,27 @@ func NewClient(dir string) (*Client, error) {
 	c.http = http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
+			return dialStarting(ctx, dir, path)
 		}},
 	}
 	return c, nil
+}
+
+func dialStarting(ctx context.Context, dir, socket string) (net.Conn, error) {
+	for end := time.Now().Add(starting); ; {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(end) {
+			return c, err
+		}
+		if _, noDir := os.Stat(dir); noDir != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // Close closes idle connections. Calls may still be made; they connect anew.
