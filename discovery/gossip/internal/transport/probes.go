@@ -33,24 +33,38 @@ func (t *Transport) note(b []byte) bool {
 
 // endProbes makes memberlist give up waiting for the answers to its pings, by answering them
 // all. Its Shutdown would leave a goroutine behind for each until the probe's time is over, which is
-// up to eight intervals. Nothing is sent from then on, so that it asks no more.
+// up to eight intervals. Nothing is sent or received from then on, so that it asks no more.
 func (t *Transport) endProbes() {
 	t.mu.Lock()
-	p := t.probes
 	t.probes.ended = true
+	first := max(0, t.probes.sent-maxProbes)
 	t.mu.Unlock()
 	patience := time.NewTimer(time.Second)
 	defer patience.Stop()
-	for i := range min(p.sent, maxProbes) {
-		// Memberlist takes a packet when it is done with the one before.
+	number, more := uint32(0), true // that answers nothing, but memberlist takes it when it is done with what it got before, and may have sent a ping for
+	for i := first; more; i++ {
 		select {
 		case t.packets <- &memberlist.Packet{
-			Buf: guard.Acknowledge(p.numbers[i]), From: net.UDPAddrFromAddrPort(t.cfg.Advertise), Timestamp: time.Now(),
+			Buf: guard.Acknowledge(number), From: net.UDPAddrFromAddrPort(t.cfg.Advertise), Timestamp: time.Now(),
 		}:
 		case <-t.ctx.Done():
 			return
 		case <-patience.C:
 			return // nobody listens
 		}
+		number, more = t.noted(i)
 	}
+}
+
+// noted returns the number of the ping with that index, if it was sent.
+func (t *Transport) noted(i int) (number uint32, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.probes.numbers[i%maxProbes], i < t.probes.sent
+}
+
+func (t *Transport) probesEnded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.probes.ended
 }

@@ -200,6 +200,9 @@ func (t *Transport) readPackets() {
 			t.refuse(tally.Sealed, from, err)
 			continue
 		}
+		if t.probesEnded() {
+			continue
+		}
 		for _, part := range t.cfg.Guard.Packet(b, from) {
 			select {
 			case t.packets <- &memberlist.Packet{Buf: part, From: addr, Timestamp: now}:
