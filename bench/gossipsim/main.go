@@ -122,12 +122,7 @@ func run(args []string) error {
 	stdout := os.Stdout
 	return asTest(func(t *testing.T) {
 		results, err := o.simulate(t)
-		if err == nil {
-			fmt.Fprint(stdout, markdown(results))
-		}
-		if err == nil && o.out != "" {
-			err = write(o.out, results)
-		}
+		fmt.Fprint(stdout, markdown(results))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "gossipsim:", err)
 			os.Exit(1)
@@ -135,7 +130,7 @@ func run(args []string) error {
 	})
 }
 
-// simulate runs all that was ordered.
+// simulate runs all that was ordered. What is known after a scenario is saved.
 func (o order) simulate(t *testing.T) (results []*result, err error) {
 	for _, n := range o.sizes {
 		for _, model := range []bool{false, true} {
@@ -143,6 +138,7 @@ func (o order) simulate(t *testing.T) (results []*result, err error) {
 				continue
 			}
 			r := &result{N: n, Model: model, Figures: make(map[string]float64)}
+			results = append(results, r)
 			start, cpu := time.Now(), cpuTime()
 			if model {
 				debug.SetGCPercent(50) // large things live long
@@ -152,15 +148,25 @@ func (o order) simulate(t *testing.T) (results []*result, err error) {
 				synctest.Test(t, func(t *testing.T) { err = o.members(t.Context(), r) })
 			}
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", r.name(), err)
+				return results, fmt.Errorf("%s: %w", r.name(), err)
 			}
 			r.Real, r.CPU = time.Since(start).Seconds(), (cpuTime() - cpu).Seconds()
-			results = append(results, r)
+			if err := o.save(r); err != nil {
+				return results, err
+			}
 			fmt.Fprintf(os.Stderr, "%s: %.0f s, %.0f s of CPU\n", r.name(), r.Real, r.CPU)
 			debug.FreeOSMemory()
 		}
 	}
 	return results, nil
+}
+
+// save puts what is known of a pool where -out says.
+func (o order) save(r *result) error {
+	if o.out == "" {
+		return nil
+	}
+	return write(o.out, []*result{r})
 }
 
 // members measures real ones, within a bubble of package synctest.

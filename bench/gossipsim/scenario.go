@@ -60,6 +60,9 @@ func (o order) measure(ctx context.Context, w world, r *result, atRest func()) e
 		if err := settle(w); err != nil {
 			return fmt.Errorf("after %s: %w", s.name, err)
 		}
+		if err := o.save(r); err != nil {
+			return err
+		}
 	}
 	return nil
 }
