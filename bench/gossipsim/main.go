@@ -59,7 +59,7 @@ func parse(args []string) (o order, err error) {
 	flags := flag.NewFlagSet("gossipsim", flag.ContinueOnError)
 	sizes := flags.String("n", "10,100,500,1000,2000,5000,10000", "how many members, one simulation each")
 	flags.IntVar(&o.real, "real", 100, "the largest size to run with real members; 0 runs the model alone")
-	only := flags.String("run", "", "scenarios, separated by commas, all if empty: "+strings.Join(scenarioNames(), ", "))
+	only := flags.String("run", "", "scenarios, separated by commas, all if empty: "+strings.Join(scenarioNames(), ", ")+". Without "+joining+" modelled members know each other from the start")
 	flags.Float64Var(&o.minutes, "minutes", 10, "how long churn and each loss last, of the virtual clock")
 	flags.DurationVar(&o.latency, "latency", 500*time.Microsecond, "of a packet, one way, at least; at most twice that")
 	losses := flags.String("loss", "0,5,20", "percent of the datagrams that are lost, for as long each")
@@ -183,8 +183,8 @@ func (o order) members(ctx context.Context, r *result) error {
 
 // model measures those of package light.
 func (o order) model(ctx context.Context, r *result) error {
-	o.say("%s: join", r.name())
-	w, err := startModel(r.N, o.latency)
+	o.say("%s", r.name())
+	w, err := startModel(r.N, o.latency, !o.wants(joining))
 	if err != nil {
 		return err
 	}

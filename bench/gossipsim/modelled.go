@@ -14,9 +14,9 @@ type modelled struct {
 	versions uint16
 }
 
-// startModel starts n processes within a second, and waits until all have registered.
-func startModel(n int, latency time.Duration) (*modelled, error) {
-	p, err := light.New(light.Config{Members: n, Seeds: seedCount, PerService: perService, Latency: latency, Seed: uint64(n)}) //nolint:gosec // not negative
+// startModel starts n processes within a second, and waits until all have registered; or they have known each other for long.
+func startModel(n int, latency time.Duration, whole bool) (*modelled, error) {
+	p, err := light.New(light.Config{Members: n, Seeds: seedCount, PerService: perService, Latency: latency, Seed: uint64(n), Whole: whole}) //nolint:gosec // not negative
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,11 @@ func scenarios() []scenario {
 	}
 }
 
-func scenarioNames() (names []string) {
+// joining is the scenario that comes before all others. Real members can't do without.
+const joining = "join"
+
+func scenarioNames() []string {
+	names := []string{joining}
 	for _, s := range scenarios() {
 		names = append(names, s.name)
 	}
@@ -45,12 +49,17 @@ func scenarioNames() (names []string) {
 
 // measure runs the scenarios in a pool whose members have all started. It calls atRest once all know all.
 func (o order) measure(ctx context.Context, w world, r *result, atRest func()) error {
-	r.shares("join", whole(w, 5*time.Minute, 100*time.Millisecond))
-	r.Figures["join_seed_mib"] = float64(w.sent().mostStreamed) / (1 << 20)
-	calm(w)
+	if !r.Model || o.wants(joining) {
+		r.shares("join", whole(w, 5*time.Minute, 100*time.Millisecond))
+		r.Figures["join_seed_mib"] = float64(w.sent().mostStreamed) / (1 << 20)
+		calm(w)
+		if err := o.save(r); err != nil {
+			return err
+		}
+	}
 	atRest()
 	for _, s := range scenarios() {
-		if len(o.scenarios) > 0 && !slices.Contains(o.scenarios, s.name) {
+		if !o.wants(s.name) {
 			continue
 		}
 		o.say("%s: %s", r.name(), s.name)
@@ -65,6 +74,10 @@ func (o order) measure(ctx context.Context, w world, r *result, atRest func()) e
 		}
 	}
 	return nil
+}
+
+func (o order) wants(scenario string) bool {
+	return len(o.scenarios) == 0 || slices.Contains(o.scenarios, scenario)
 }
 
 func (r *result) name() string {

@@ -26,6 +26,7 @@ type Config struct {
 	PerService int           // instances of a service
 	Latency    time.Duration // of a packet, one way, at least; at most twice that
 	Seed       uint64        // of what is random
+	Whole      bool          // all know all from the start, instead of joining: that is most of the work in a large pool
 }
 
 // MaxMembers bounds a pool.
@@ -106,7 +107,7 @@ type process struct {
 	lackSize          int
 }
 
-// New has all members start within a second, in which the clock does not run yet.
+// New has all members start within the first second of the clock, or has started them if the pool is to be whole.
 func New(cfg Config) (*Pool, error) {
 	if cfg.Members < cfg.Seeds || cfg.Members > MaxMembers || cfg.Seeds < 1 || cfg.PerService < 1 || cfg.Latency <= 0 {
 		return nil, fmt.Errorf("light: invalid pool: %+v", cfg)
@@ -128,10 +129,39 @@ func New(cfg Config) (*Pool, error) {
 	for i := range cfg.Members {
 		m := p.newProcess(i)
 		p.members = append(p.members, m)
-		p.after(p.upTo(time.Second), event{kind: evStart, a: m.id})
+	}
+	for _, m := range p.members {
+		if cfg.Whole {
+			p.beginWhole(m)
+		} else {
+			p.after(p.upTo(time.Second), event{kind: evStart, a: m.id})
+		}
 	}
 	return p, nil
 }
+
+// beginWhole makes m what it is when all have joined and registered, and there is nothing more to say.
+func (p *Pool) beginWhole(m *process) {
+	const inc = 2
+	m.row = make([]word, len(p.procs), p.room())
+	m.up, m.joined, m.wait, m.pause = true, true, p.syncInterval, pace.FirstRejoin
+	m.started = -p.upTo(p.list.ProbeInterval) / resolution * resolution
+	m.versions, m.announced = append(m.versions, 1), 1
+	m.nodes = make([]uint16, len(p.procs))
+	for i, o := range p.procs {
+		m.row[i], m.nodes[i] = about(alive, inc), o.id
+		m.digest[o.bucket] += p.hash(o.id, inc)
+	}
+	p.shuffle(m.nodes)
+	m.living, m.usable = len(p.procs)-1, len(p.procs)-1
+	p.remember(m)
+	p.after(m.nextTick(0, p.list.ProbeInterval), event{kind: evProbe, a: m.id})
+	p.after(p.upTo(p.rejoinInterval), event{kind: evSeek, a: m.id})
+	p.syncLater(m)
+}
+
+// room is for what a member knows, with some restarts.
+func (p *Pool) room() int { return max(len(p.procs), p.cfg.Members+p.cfg.Members/20+2048) }
 
 // newProcess makes a process that has not started yet.
 func (p *Pool) newProcess(index int) *process {
@@ -146,8 +176,7 @@ func (p *Pool) newProcess(index int) *process {
 
 // begin is the start of a process.
 func (p *Pool) begin(m *process) {
-	room := max(len(p.procs), p.cfg.Members+p.cfg.Members/20+2048)
-	m.row = make([]word, len(p.procs), room)
+	m.row = make([]word, len(p.procs), p.room())
 	m.up, m.started, m.pause = true, p.now, pace.FirstRejoin
 	m.nodes = append(make([]uint16, 0, p.cfg.Members), m.id)
 	p.setOwn(m, about(alive, 1))
