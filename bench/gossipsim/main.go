@@ -173,12 +173,17 @@ func (o order) save(r *result) error {
 func (o order) members(ctx context.Context, r *result) error {
 	o.say("%s, at most %s of memory: join", r.name(), gib(needs(r.N)))
 	empty := heap()
-	p, err := burst(ctx, newNetwork(o.latency), r.N)
+	p, err := burst(ctx, newNetwork(o.latency), r.N, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.close() }()
-	return o.measure(ctx, p, r, func() { r.Figures["heap_kib"] = float64(heap()-empty) / float64(r.N) / 1024 })
+	err = o.measure(ctx, p, r, func() { r.Figures["heap_kib"] = float64(heap()-empty) / float64(r.N) / 1024 })
+	if err == nil && o.wants(observing) {
+		o.say("%s: %s", r.name(), observing)
+		err = o.observers(ctx, r)
+	}
+	return err
 }
 
 // model measures those of package light.

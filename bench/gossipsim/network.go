@@ -63,6 +63,7 @@ type host struct {
 	*memnet.Host
 	net      *network
 	streamed atomic.Int64 // bytes sent on streams
+	received atomic.Int64 // and received
 }
 
 func (n *network) host(ip netip.Addr) *host { return &host{Host: n.mem.Host(ip), net: n} }
@@ -131,6 +132,12 @@ func (l *countedListener) Accept() (net.Conn, error) {
 type countedConn struct {
 	net.Conn
 	host *host
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.host.received.Add(int64(n))
+	return n, err
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {

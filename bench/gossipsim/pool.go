@@ -25,6 +25,7 @@ type pool struct {
 	started  time.Time
 	services []string
 	versions uint16 // of what members announced
+	edit     func(c *gossip.Config, service string) error
 }
 
 // A member is one process of the pool.
@@ -59,9 +60,13 @@ func (p *pool) start(ctx context.Context, index, start int) (*member, error) {
 			seeds = append(seeds, netip.AddrPortFrom(seed, gossipPort).String())
 		}
 	}
-	g, err := gossip.Join(ctx, gossip.Config{
-		BindAddr: netip.AddrPortFrom(ip, gossipPort), Keys: [][]byte{make([]byte, 32)}, Seeds: seeds, Network: h,
-	})
+	cfg := gossip.Config{BindAddr: netip.AddrPortFrom(ip, gossipPort), Keys: [][]byte{make([]byte, 32)}, Seeds: seeds, Network: h}
+	if p.edit != nil {
+		if err := p.edit(&cfg, serviceOf(index)); err != nil {
+			return nil, err
+		}
+	}
+	g, err := gossip.Join(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -74,9 +79,9 @@ func (m *member) endpoint(weight uint16) discovery.Endpoint {
 	return discovery.Endpoint{Service: m.service, Addr: m.addr, Zone: "zone-1", Weight: weight}
 }
 
-// burst starts n processes within a second.
-func burst(ctx context.Context, net *network, n int) (*pool, error) {
-	p := &pool{net: net, starts: n, started: time.Now(), versions: 1}
+// burst starts n processes within a second. Edit, unless nil, changes the configuration of each.
+func burst(ctx context.Context, net *network, n int, edit func(c *gossip.Config, service string) error) (*pool, error) {
+	p := &pool{net: net, starts: n, started: time.Now(), versions: 1, edit: edit}
 	for i := 0; i < n; i += perService {
 		p.services = append(p.services, serviceOf(i))
 	}

@@ -31,6 +31,8 @@ func rows() []row {
 		{"10 % restarted in an hour: packets and bytes a second", "%.1f", []string{"churn_packets", "churn_bytes"}},
 		{"rolling restart of 200: duration (s), then known by 50/99/100 % (s)", "%.1f", []string{"rolling_took", "rolling_after_50", "rolling_after_99", "rolling_after_100"}},
 		{"bytes that a seed sends for a burst join, at most (MiB)", "%.0f", []string{"join_seed_mib"}},
+		{"an observer of three services: bytes a second, both ways, and heap and stacks of both ends of its streams (KiB)", "%.0f", []string{"observer_bytes", "observer_kib"}},
+		{"an update is seen by 50/99/100 % of the observers (s)", "%.2f", []string{"observer_update_50", "observer_update_99", "observer_update_100"}},
 		{"heap and stacks of a member (KiB)", "%.0f", []string{"heap_kib"}},
 		{"CPU of an idle member (µs a second, network included)", "%.0f", []string{"idle_cpu_us"}},
 	}
@@ -112,7 +114,7 @@ func both(results []*result) (pairs []*result) {
 
 // merged adds what the file has from other runs, where these have nothing newer.
 func merged(path string, results []*result) ([]*result, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // in the directory that the user names
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return results, nil
 	}

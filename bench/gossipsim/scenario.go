@@ -44,7 +44,7 @@ func scenarioNames() []string {
 	for _, s := range scenarios() {
 		names = append(names, s.name)
 	}
-	return names
+	return append(names, observing)
 }
 
 // measure runs the scenarios in a pool whose members have all started. It calls atRest once all know all.
