@@ -104,7 +104,7 @@ func TestRevokeInstance(t *testing.T) {
 		for _, m := range members {
 			if m.Service == "orders" && m.Serial != "" {
 				n++
-				if m.Instance == one.Discovery().(*gossip.Member).Instance() {
+				if m.Instance == one.Discovery().(*gossip.Participant).Instance() {
 					instance = m.Instance
 				}
 			}

@@ -17,7 +17,7 @@ func TestToldInGossip(t *testing.T) {
 	version := p.apply(t, ordersMayCallPayments)
 	eventually(t, "payments may be called", func(ctx context.Context) error { return ping(ctx, orders) })
 	payments.SetReady(false) // a change takes the version along
-	pool := orders.Discovery().(*gossip.Member)
+	pool := orders.Discovery().(*gossip.Participant)
 	eventually(t, "orders is told", func(context.Context) error {
 		for _, m := range pool.Members() {
 			if len(m.Endpoints) > 0 && m.Endpoints[0].Service == "payments" {

@@ -230,7 +230,6 @@ func (c *stepClient) connectTo(ctx context.Context, u *url.URL, conf *tls.Config
 	if err != nil {
 		return nil, err
 	}
-	conf = conf.Clone()
 	conf.ServerName = u.Hostname()
 	t := tls.Client(conn, conf)
 	if err := t.HandshakeContext(ctx); err != nil {

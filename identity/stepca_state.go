@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"crypto/ecdsa"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,11 +90,19 @@ func save(dir, anchor string, svid *x509svid.SVID, bundle *x509bundle.Bundle) er
 	if err := saveRoots(dir, anchor, bundle); err != nil || dir == "" {
 		return err
 	}
-	chain, key, err := svid.Marshal()
+	key, ok := svid.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return fmt.Errorf("a key of type %T can't be kept", svid.PrivateKey)
+	}
+	der, err := marshalKey(key)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(dir, identityFile), append(key, chain...), 0o600)
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	for _, c := range svid.Certificates {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return atomicfile.Write(filepath.Join(dir, identityFile), text, 0o600)
 }
 
 func saveRoots(dir, anchor string, bundle *x509bundle.Bundle) error {

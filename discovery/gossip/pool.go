@@ -202,9 +202,13 @@ func (p *pool) told(version uint64) (n int) {
 
 // without returns our endpoints but for the one with the service and port of ep.
 func (p *pool) without(ep discovery.Endpoint) []discovery.Endpoint {
-	return slices.DeleteFunc(slices.Clone(p.own.Endpoints), func(o discovery.Endpoint) bool {
-		return o.Service == ep.Service && o.Port == ep.Port
-	})
+	var rest []discovery.Endpoint
+	for _, o := range p.own.Endpoints {
+		if o.Service != ep.Service || o.Port != ep.Port {
+			rest = append(rest, o)
+		}
+	}
+	return rest
 }
 
 // announce replaces our record; p.mu is held. The generation goes on from the clock, so that whoever restarts under

@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"strings"
 )
 
@@ -44,6 +45,23 @@ func signRequest(key *ecdsa.PrivateKey, uri string) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(der(0x30, info, withSHA256, der(0x03, "\x00", string(sig)))), nil
+}
+
+// marshalKey returns a key of P-256 as PKCS #8 (RFC 5958, RFC 5915) in DER. (x509.MarshalPKCS8PrivateKey would be 10 KB of every program.)
+func marshalKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	secret, err := key.Bytes()
+	if err == nil && key.Curve != elliptic.P256() {
+		err = errors.New("a key of another curve can't be kept")
+	}
+	if err != nil {
+		return nil, err
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	inner := der(0x30, "\x02\x01\x01", der(0x04, string(secret)), der(0xa1, der(0x03, "\x00", string(point))))
+	return []byte(der(0x30, version0, p256, der(0x04, inner))), nil
 }
 
 // der returns a value of less than 64 KiB with its tag (X.690, section 8.1).
