@@ -36,7 +36,7 @@ func silent(t *testing.T, n *meshtest.Net, port uint16) discovery.Endpoint {
 		_ = ln.Close()
 		wg.Wait()
 	})
-	return endpoint("payments", addrOf(ln))
+	return discovery.Endpoint{Service: "payments", Instance: "silent", Addr: addrOf(ln)}
 }
 
 // speaking returns an endpoint of payments that answers.
