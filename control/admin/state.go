@@ -75,9 +75,9 @@ func (s Status) Done() bool {
 	return s.Current == s.Members
 }
 
-// String is one line: "v42: 998/1000, 2 behind: …".
+// String is one line: "v42: at 998 of 1000 members, 2 behind: …".
 func (s Status) String() string {
-	line := fmt.Sprintf("v%d: %d/%d", s.Version, s.Current, s.Members)
+	line := fmt.Sprintf("v%d: at %d of %d members", s.Version, s.Current, s.Members)
 	behind := s.Members - s.Current
 	if behind == 0 {
 		return line

@@ -132,7 +132,10 @@ func (s Spec) Check() error {
 // String is for the audit log.
 func (s Spec) String() string {
 	uses := "any number of uses"
-	if s.Uses > 0 {
+	switch {
+	case s.Uses == 1:
+		uses = "one use"
+	case s.Uses > 1:
 		uses = fmt.Sprintf("%d uses", s.Uses)
 	}
 	text := fmt.Sprintf("for %s, %s, valid for %s", strings.Join(s.Services, ", "), uses, s.Lifetime)

@@ -76,7 +76,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 		}
 	}
 	for _, r := range s.Replicas {
-		line := fmt.Sprintf("  control plane %s: v%d, %d members", r.Addr, r.Version, r.Members)
+		line := fmt.Sprintf("  control plane %s: v%d, asked by %d members", r.Addr, r.Version, r.Members)
 		if r.Problem != "" {
 			line = fmt.Sprintf("  control plane %s does not answer: %s", r.Addr, r.Problem)
 		}

@@ -268,7 +268,7 @@ func TestQuorumLost(t *testing.T) {
 		for _, dir := range dirs { // reads go on, at each
 			must(t, dir, "", "policy", "list")
 			must(t, dir, "", "explain", "orders", "payments", "POST", "/charge")
-			if out := must(t, dir, "", "status"); !strings.HasPrefix(out, "v2: 2/2\n") {
+			if out := must(t, dir, "", "status"); !strings.HasPrefix(out, "v2: at 2 of 2 members\n") {
 				t.Errorf("status: %s", out)
 			}
 		}
