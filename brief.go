@@ -180,12 +180,6 @@ func (ln *listener) serve(l *link) {
 	if (l.bye.Load() || ln.mesh.unchecked(l)) && !sc.verify() {
 		return
 	}
-	select {
-	case ln.slots <- struct{}{}:
-	default:
-		ln.drop(l.net)
-		return
-	}
 	c := l.begin(true)
 	r := sc.request()
 	dec := sc.rules.Authorize(ln.ctx, r)
@@ -193,15 +187,11 @@ func (ln *listener) serve(l *link) {
 	if d == nil {
 		select {
 		case ln.ready <- c:
-			<-ln.slots
 			return
 		default:
 		}
 	}
-	ln.mesh.spawn(func() {
-		defer func() { <-ln.slots }()
-		ln.decided(sc, l.tls, c, r, d)
-	})
+	ln.mesh.spawn(func() { ln.decided(sc, l.tls, c, r, d) })
 }
 
 // sayBye tells the client that there will be no more streams.

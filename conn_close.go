@@ -143,9 +143,13 @@ func (l *link) goOn(c *conn) {
 // on its way, except the peer's word that it is over.
 func (c *conn) leave() bool {
 	l := c.link
+	writes := true
 	if !c.rmu.TryLock() {
 		c.wake() // there is a Read: it finds that the stream is closed
+		// TLS may be writing in it: it answers key updates, for which the peer may leave no room.
+		_ = l.net.SetWriteDeadline(past())
 		c.rmu.Lock()
+		writes = l.net.clearWriteDeadline()
 	}
 	defer c.rmu.Unlock()
 	if c.detached.Load() {
@@ -154,7 +158,7 @@ func (c *conn) leave() bool {
 	if c.followed() {
 		l.skip, l.skipped, l.left = l.skip+l.left, l.skipped+l.left, 0
 	}
-	if l.readErr != nil || l.left > 0 || cap(l.control) > 0 || l.net.try() == nil {
+	if !writes || l.readErr != nil || l.left > 0 || cap(l.control) > 0 || l.net.try() == nil {
 		return false
 	}
 	if c.readDeadline.Load() != 0 && l.net.SetReadDeadline(time.Time{}) != nil {

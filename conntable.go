@@ -99,16 +99,18 @@ func (t *connTable) leave(sc *serverConn) {
 	}
 }
 
-// refuse marks a connection as one that is being told no.
-func (t *connTable) refuse(sc *serverConn) {
+// refuse marks a connection as one that is being told no, and returns how many there are of the same peer.
+func (t *connTable) refuse(sc *serverConn) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if g := sc.group; g != nil {
-		key := g.key
-		key.refused = true
-		t.leave(sc)
-		t.join(sc, key)
+	if sc.group == nil {
+		return 0 // it has ended
 	}
+	key := sc.group.key
+	key.refused = true
+	t.leave(sc)
+	t.join(sc, key)
+	return len(sc.group.conns)
 }
 
 func (t *connTable) remove(sc *serverConn) {

@@ -59,6 +59,11 @@ type decisionLog struct {
 	revoked    atomic.Uint64
 	notCalled  atomic.Uint64
 
+	known, strangers logBucket // what verified peers cause, and what anybody can
+}
+
+// A logBucket is full of tokens, of which each record takes one. The zero value is full.
+type logBucket struct {
 	mu      sync.Mutex
 	tokens  float64
 	last    time.Time
@@ -72,7 +77,7 @@ const (
 )
 
 func newDecisionLog(log *slog.Logger, sample int) *decisionLog {
-	return &decisionLog{log: log, sample: uint64(max(sample, 0)), tokens: logBurst, last: time.Now()}
+	return &decisionLog{log: log, sample: uint64(max(sample, 0))}
 }
 
 func (l *decisionLog) stats() Stats {
@@ -149,26 +154,46 @@ func (l *decisionLog) handshake(ctx context.Context, addr, port string, err erro
 		})
 		return
 	}
-	l.log.Debug("handshake failed", "addr", addr, "port", port, "error", err)
+	l.writeIn(ctx, &l.strangers, slog.LevelDebug, "handshake failed", []slog.Attr{
+		slog.String("addr", addr), slog.String("port", port), slog.String("error", err.Error()),
+	})
+}
+
+// unaccepted is about a connection that was dropped since the application does not accept.
+func (l *decisionLog) unaccepted(ctx context.Context, p Peer) {
+	l.write(ctx, slog.LevelWarn, "connection dropped: the application does not accept", peerAttrs(p))
+}
+
+// unanswered is about a member's question that came to nothing.
+func (l *decisionLog) unanswered(ctx context.Context, p Peer, err error) {
+	l.write(ctx, slog.LevelDebug, "a peer's question failed", append(peerAttrs(p), slog.String("error", err.Error())))
+}
+
+func peerAttrs(p Peer) []slog.Attr {
+	return []slog.Attr{slog.String("source", p.ID.String()), slog.String("port", p.Port), slog.String("addr", p.Addr.String())}
 }
 
 func (l *decisionLog) write(ctx context.Context, level slog.Level, msg string, attrs []slog.Attr) {
+	l.writeIn(ctx, &l.known, level, msg, attrs)
+}
+
+func (l *decisionLog) writeIn(ctx context.Context, b *logBucket, level slog.Level, msg string, attrs []slog.Attr) {
 	if !l.log.Enabled(ctx, level) {
 		return
 	}
-	l.mu.Lock()
+	b.mu.Lock()
 	now := time.Now()
-	l.tokens = min(logBurst, l.tokens+now.Sub(l.last).Seconds()*logRate)
-	l.last = now
-	dropped := l.dropped
-	if l.tokens < 1 {
-		l.dropped++
-		l.mu.Unlock()
+	b.tokens = min(logBurst, b.tokens+now.Sub(b.last).Seconds()*logRate)
+	b.last = now
+	dropped := b.dropped
+	if b.tokens < 1 {
+		b.dropped++
+		b.mu.Unlock()
 		return
 	}
-	l.tokens--
-	l.dropped = 0
-	l.mu.Unlock()
+	b.tokens--
+	b.dropped = 0
+	b.mu.Unlock()
 	if dropped > 0 {
 		attrs = append(attrs, slog.Uint64("records_left_out", dropped))
 	}

@@ -20,7 +20,8 @@ import (
 // proxy would claim an identity are removed.
 //
 // How long a peer may stall, and what it may hold meanwhile, is for the http.Server to say: without ReadHeaderTimeout, IdleTimeout,
-// WriteTimeout and, in HTTP2, SendPingTimeout a member that stalls keeps its connection.
+// WriteTimeout and, in HTTP2, SendPingTimeout and WriteByteTimeout a member that stalls, or has the server's keys updated and never
+// reads, keeps its connection.
 //
 // It also tells the listeners of the named ports (none given: the default one) to let in every peer that some
 // request could be allowed for. Serve h on those ports alone: a request that comes in by another listener, or by none

@@ -210,8 +210,8 @@ func (l *link) sayNow(t frameType, epoch byte) bool {
 			return false
 		}
 	} else {
-		l.net.tryWrite = true
-		defer func() { l.net.tryWrite = false }()
+		l.net.tryWrites.Add(1)
+		defer l.net.tryWrites.Add(-1)
 	}
 	return l.say(t, epoch) == nil && !l.net.spilling()
 }

@@ -21,8 +21,13 @@ const (
 	// the oldest is dropped: silent connections can't keep honest ones out.
 	handshakeTimeout = 10 * time.Second
 	maxHandshakes    = 1024
-	// maxUnaccepted bounds verified connections that the application has not yet accepted, and refusals under way.
+	// maxUnaccepted bounds allowed connections that the application has not yet accepted.
 	maxUnaccepted = 1024
+	// maxTold bounds how many connections of a listener are being told why they are refused, maxToldEach those of one peer from one
+	// address, and maxAsked the questions of members that are being answered. Above it they are closed without a word.
+	maxTold     = 1024
+	maxToldEach = 64
+	maxAsked    = 256
 	// announceTimeout bounds telling discovery about a listener.
 	announceTimeout = 5 * time.Second
 )
@@ -107,7 +112,9 @@ type listener struct {
 	fail    sync.Once
 	failed  chan struct{} // closed when no more can be accepted
 	err     error         // why; set before failed is closed
-	slots   chan struct{}
+	slots   chan struct{} // one for each allowed connection until Accept takes it: nobody else's can be short of them
+
+	told, asked atomic.Int32 // under way
 
 	mu      sync.Mutex
 	pending []*netConn // in handshake, oldest first
@@ -235,18 +242,7 @@ func (l *listener) handshake(n *netConn) {
 		_ = n.Close() // it has failed
 		return
 	}
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-		l.admitted(n, t, before)
-	default:
-		l.drop(n)
-	}
-}
-
-func (l *listener) drop(n *netConn) {
-	l.mesh.log.Warn("connection dropped: the application does not accept", "port", l.port, "addr", n.RemoteAddr().String())
-	_ = n.Close() // dropped
+	l.admitted(n, t, before)
 }
 
 // admitted registers the connection, decides, and hands it to Accept, in this order: a change of the rules at any
@@ -271,11 +267,16 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	if !sc.verify() {
 		return // what changed since the handshake found no connection to look at
 	}
-	if sc.relay {
-		l.mesh.servePeer(l.ctx, sc, t)
+	if !sc.relay {
+		l.offer(sc, t, c)
 		return
 	}
-	l.offer(sc, t, c)
+	defer l.asked.Add(-1)
+	if l.asked.Add(1) > maxAsked {
+		_ = n.Close() // too much is being asked
+		return
+	}
+	l.mesh.servePeer(l.ctx, sc, t)
 }
 
 // offer decides a connection, or the next stream of one, and hands it to Accept.
@@ -288,9 +289,17 @@ func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn) {
 // decided is offer for what is decided: d is the denial, if it is one.
 func (l *listener) decided(sc *serverConn, t *tls.Conn, c net.Conn, r *policy.Request, d *DeniedError) {
 	if d != nil {
-		l.mesh.conns.refuse(sc)
+		same := l.mesh.conns.refuse(sc)
 		l.mesh.decisions.denied(l.ctx, d, r, sc.net.peer)
-		l.mesh.refuse(l.ctx, sc, t, d)
+		l.refuse(sc, t, d, same)
+		return
+	}
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	default:
+		l.mesh.decisions.unaccepted(l.ctx, sc.net.peer)
+		_ = sc.net.Close() // dropped
 		return
 	}
 	select {
@@ -298,4 +307,14 @@ func (l *listener) decided(sc *serverConn, t *tls.Conn, c net.Conn, r *policy.Re
 	case <-l.ctx.Done():
 		_ = c.Close() // nobody will accept it
 	}
+}
+
+// refuse tells a peer no, if not too many are being told; same is how many of its connections are.
+func (l *listener) refuse(sc *serverConn, t *tls.Conn, d *DeniedError, same int) {
+	defer l.told.Add(-1)
+	if l.told.Add(1) > maxTold || same > maxToldEach {
+		_ = sc.net.Close()
+		return
+	}
+	l.mesh.refuse(l.ctx, sc, t, d)
 }

@@ -32,9 +32,11 @@ type netConn struct {
 	// and the caller told that time is up: spill is set then.
 	spillWrites bool
 
-	// While tryRead is set, Read does not wait, and while tryWrite is, what Write can't send at once is spilled. Whoever sets
-	// them is the only reader, or writer.
-	tryRead, tryWrite bool
+	// While tryRead is set, Read does not wait, and while tryWrites is above 0, what Write can't send at once is spilled. Whoever sets
+	// them is the only reader, or writer. Who reads between two streams does both: TLS answers key updates, for which the peer may leave
+	// no room.
+	tryRead   bool
+	tryWrites atomic.Int32
 
 	closed bool // guarded by mu
 	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
@@ -189,13 +191,17 @@ func (c *netConn) Write(p []byte) (int, error) {
 
 // send writes all of p, or starts a spill with the rest.
 func (c *netConn) send(p []byte) error {
+	now := c.tryWrites.Load() > 0
+	if now && c.spilling() {
+		return os.ErrDeadlineExceeded
+	}
 	if err := c.waitSpill(); err != nil {
 		return err
 	}
 	var n int
 	var err error
-	if c.tryWrite {
-		n, err = c.tries.TryWrite(p)
+	if now {
+		n, err = c.try().TryWrite(p)
 	} else {
 		n, err = c.Conn.Write(p)
 	}

@@ -151,13 +151,7 @@ func (ln *listener) await(l *link, sc *serverConn) {
 		_ = l.net.Close()
 		return
 	}
-	select {
-	case ln.slots <- struct{}{}:
-		defer func() { <-ln.slots }()
-		ln.offer(sc, l.tls, l.begin(true))
-	default:
-		ln.drop(l.net)
-	}
+	ln.offer(sc, l.tls, l.begin(true))
 }
 
 // awaitOpen returns true once the next stream has begun.
@@ -165,6 +159,8 @@ func (ln *listener) awaitOpen(l *link) bool {
 	if l.begun {
 		return ln.awaitQuiet(l)
 	}
+	l.net.tryWrites.Add(1)
+	defer l.net.tryWrites.Add(-1)
 	told := l.ended // that the stream is over
 	for pings := 0; ; {
 		if l.ended && !told {

@@ -58,10 +58,12 @@ func refuseHTTP(ctx context.Context, sc *serverConn, t *tls.Conn, d *DeniedError
 				sc.refusing.Store(t) // its settings come first
 			}
 		},
-		ReadHeaderTimeout: refuseTimeout,
-		IdleTimeout:       idle,
-		MaxHeaderBytes:    maxRefusedHeader,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+		ReadTimeout:    refuseTimeout,
+		WriteTimeout:   refuseTimeout,
+		IdleTimeout:    idle,
+		MaxHeaderBytes: maxRefusedHeader,
+		HTTP2:          &http.HTTP2Config{WriteByteTimeout: refuseTimeout, SendPingTimeout: keptIdle},
+		ErrorLog:       slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	_ = srv.Serve(&oneListener{conn: t, addr: sc.net.LocalAddr()})
 	<-gone

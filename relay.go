@@ -53,7 +53,7 @@ func (m *Mesh) servePeer(ctx context.Context, sc *serverConn, t *tls.Conn) {
 		return http.StatusNotFound, nil
 	})
 	if err != nil {
-		m.log.Debug("a peer's question failed", "source", sc.net.peer.ID.String(), "error", err)
+		m.decisions.unanswered(ctx, sc.net.peer, err)
 	}
 	_ = t.Close()
 }

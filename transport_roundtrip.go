@@ -44,6 +44,8 @@ type roundTrip struct {
 	last       error
 }
 
+var errUnasked = errors.New("the server switches protocols unasked")
+
 func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 	switch {
 	case req.URL == nil:
@@ -198,6 +200,12 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		again = r.failed(u, err, took, reused)
 		u.done()
 		return nil, again, r.wrap(u, err)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols && !r.upgrade {
+		_ = resp.Body.Close() // or else it would outlive the request's context
+		u.picked.Rejected(took)
+		u.done()
+		return nil, false, r.wrap(u, errUnasked)
 	}
 	resp.Request = r.req
 	if err := r.deliver(u, resp); err != nil {

@@ -12,7 +12,8 @@ import (
 // lookIdle reads all that the server has sent since the stream was closed, without waiting. Ready is a link for the next one.
 func (l *link) lookIdle() (alive, ready bool) {
 	l.net.tryRead = true
-	defer func() { l.net.tryRead = false }()
+	l.net.tryWrites.Add(1)
+	defer func() { l.net.tryRead, _ = false, l.net.tryWrites.Add(-1) }()
 	for {
 		if alive, more := l.readIdle(); !more {
 			alive = alive && !l.bye.Load()
@@ -63,6 +64,8 @@ func (l *link) probe(ctx context.Context) bool {
 
 // within calls read with a deadline. When ctx ends the link is closed.
 func (l *link) within(ctx context.Context, until time.Time, read func() bool) bool {
+	l.net.tryWrites.Add(1)
+	defer l.net.tryWrites.Add(-1)
 	stop := context.AfterFunc(ctx, func() { _ = l.net.Close() })
 	ok := l.net.SetReadDeadline(until) == nil && read()
 	return l.net.SetReadDeadline(time.Time{}) == nil && stop() && ok

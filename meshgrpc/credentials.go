@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/intramesh/mesh"
 	"google.golang.org/grpc/credentials"
@@ -40,10 +41,23 @@ func (transportCredentials) authInfo(c net.Conn) (net.Conn, credentials.AuthInfo
 	if !ok || t.ConnectionState().NegotiatedProtocol != alpn {
 		return nil, nil, fmt.Errorf("meshgrpc: %s did not agree to speak HTTP/2", peer)
 	}
-	return c, AuthInfo{
+	return conn{t}, AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           peer,
 	}, nil
+}
+
+// closeWait is how long a peer has to take the goodbye.
+const closeWait = time.Second
+
+// conn closes in bounded time. TLS would wait for ever for a peer that has keys updated and takes no answer: its reader holds then what
+// Close needs to say goodbye.
+type conn struct{ *tls.Conn }
+
+func (c conn) Close() error {
+	hard := time.AfterFunc(closeWait, func() { _ = c.NetConn().Close() })
+	defer hard.Stop()
+	return c.Conn.Close()
 }
 
 func (tc transportCredentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {

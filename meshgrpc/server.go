@@ -1,6 +1,8 @@
 package meshgrpc
 
 import (
+	"time"
+
 	"github.com/intramesh/mesh"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -25,6 +27,8 @@ func NewServer(m *mesh.Mesh, opts ...grpc.ServerOption) *grpc.Server {
 const (
 	maxCalls    = 4096
 	maxMetadata = 64 << 10
+	// prefaceTimeout bounds the beginning of HTTP/2; the handshake is over by then.
+	prefaceTimeout = 10 * time.Second
 )
 
 // ServerOptions returns what makes grpc.NewServer serve listeners of m for these named ports, of
@@ -48,6 +52,7 @@ func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 		grpc.ChainUnaryInterceptor(a.unary),
 		grpc.ChainStreamInterceptor(a.stream),
 		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2}),
