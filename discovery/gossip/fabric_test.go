@@ -24,7 +24,8 @@ type fabric struct {
 	sockets map[netip.AddrPort]*socket
 	cut     func(from, to netip.Addr) bool
 	deaf    netip.Addr // it gets no packets, but streams
-	hostile bool       // somebody here sends what is refused
+	paused  *pause
+	hostile bool // somebody here sends what is refused
 }
 
 func newFabric() *fabric {
@@ -42,6 +43,52 @@ func (f *fabric) isCut(from, to netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cut != nil && f.cut(from, to)
+}
+
+// A pause is what a process that stands still misses.
+type pause struct {
+	host *host
+	held []held // what the system keeps for it
+}
+
+type held struct {
+	to *socket
+	datagram
+}
+
+// maxHeld is how much of it that is.
+const maxHeld = 1000
+
+// pause has a process stand still until what it returns is called. One can be at a time.
+func (f *fabric) pause(h *host) (thaw func()) {
+	stopped := &pause{host: h}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.paused = stopped
+	goOn := h.Freeze()
+	return func() {
+		goOn()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.paused = nil
+		for _, d := range stopped.held {
+			d.to.receive(d.datagram)
+		}
+	}
+}
+
+// hold keeps what is for a process that stands still, and drops what it would have sent.
+func (f *fabric) hold(from *host, to *socket, d datagram) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.paused
+	if p == nil || from != p.host && to.host != p.host {
+		return false
+	}
+	if to.host == p.host && len(p.held) < maxHeld {
+		p.held = append(p.held, held{to, d})
+	}
+	return true
 }
 
 // A host is the gossip.Network of one process.
@@ -120,12 +167,18 @@ func (s *socket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	peer, alive := s.host.f.sockets[to], s.host.f.sockets[s.addr] == s && s.host.f.deaf != to.Addr()
 	s.host.f.mu.Unlock()
 	if peer != nil && alive && !s.host.f.isCut(s.addr.Addr(), to.Addr()) {
-		select {
-		case peer.in <- datagram{slices.Clone(b), s.addr}:
-		default:
+		if d := (datagram{slices.Clone(b), s.addr}); !s.host.f.hold(s.host, peer, d) {
+			peer.receive(d)
 		}
 	}
 	return len(b), nil
+}
+
+func (s *socket) receive(d datagram) {
+	select {
+	case s.in <- d:
+	default:
+	}
 }
 
 func (s *socket) Close() error {
