@@ -38,7 +38,7 @@ func within(t *testing.T, what string, f func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(15 * time.Second):
+	case <-time.After(patient):
 		t.Fatalf("%s takes too long", what)
 	}
 }
@@ -120,7 +120,7 @@ func TestClientHasKeysUpdatedBetweenStreams(t *testing.T) {
 	m := n.Join(t, "orders")
 	addr := netip.MustParseAddrPort(ln.Addr().String())
 	dial := func() net.Conn {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patient)
 		defer cancel()
 		c, err := m.DialEndpoint(ctx, "evil", addr)
 		if err != nil {

@@ -94,7 +94,7 @@ func (c *caller) close(t *testing.T) {
 		_ = cc.Close()
 	}
 	_ = c.m.Close()
-	if took := time.Since(begun); took > 10*time.Second {
+	if took := time.Since(begun); took > patient/4 {
 		t.Errorf("it takes %v to close", took)
 	}
 }
@@ -113,14 +113,14 @@ func TestHostileServersInRealTime(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 					if service == "payments" {
 						cancel()
-						ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+						ctx, cancel = context.WithTimeout(t.Context(), patient)
 					}
 					begun := time.Now()
 					if err := col.call(ctx, c, service); err != nil && service == "payments" {
 						t.Error(err)
 					}
 					cancel()
-					if took := time.Since(begun); took > patience {
+					if took := time.Since(begun); took > patient/2 {
 						t.Errorf("a call of %s took %v", service, took)
 					}
 				}
@@ -286,8 +286,8 @@ func anyServers() []hostileServer {
 			again(5000, func(int) { must(r.record(recordHandshake, ticket)) })
 			stay(r)
 		}},
-		{name: "sends a handshake message without end", records: func(r *records) {
-			must(r.record(recordHandshake, []byte{4, 0xff, 0xff, 0xff}))
+		{name: "sends a large handshake message", records: func(r *records) {
+			must(r.record(recordHandshake, []byte{4, 0, 0xff, 0xff}))
 			again(64, func(int) { must(r.record(recordHandshake, make([]byte, 1<<14))) })
 			stay(r)
 		}},

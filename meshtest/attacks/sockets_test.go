@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// patient is how long is waited in real time for what takes no time, on a machine that may be busy with other things.
+const patient = time.Minute
+
 // smallBuffer is what the system holds of what nobody reads: an attacker has it full soon.
 const smallBuffer = 4 << 10
 
@@ -109,14 +112,14 @@ func (w *world) survivesAll() {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begun := time.Now(); w.network.(*sockets).open.Load() > 0; <-tick.C {
-		if time.Since(begun) > 25*time.Second {
+		if time.Since(begun) > patient {
 			w.t.Errorf("%s: %d connections are still open", w.col.name, w.network.(*sockets).open.Load())
 			break
 		}
 	}
 	begun := time.Now()
 	_ = w.server.Close()
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > patient {
 		w.t.Errorf("%s: it takes %v to close", w.col.name, took)
 	}
 	w.mu.Lock()
@@ -134,7 +137,7 @@ func (w *world) callsOnAndOn(ctx context.Context) {
 			if ctx.Err() != nil {
 				break
 			}
-			within, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			within, cancel := context.WithTimeout(context.WithoutCancel(ctx), patient)
 			if err := w.col.call(within, c, "payments"); err != nil {
 				w.t.Errorf("%s: a neighbour's call: %v", w.col.name, err)
 			}

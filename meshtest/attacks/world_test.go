@@ -112,7 +112,7 @@ func newWorld(t testing.TB, col column, network mesh.Network) *world {
 		net: meshtest.New(t, meshtest.Allow("payments", "orders"), meshtest.Allow("payments", allowed), meshtest.Allow("evil", "orders")),
 	}
 	if network != nil {
-		w.idle = 3 * time.Second
+		w.idle = 5 * time.Second
 	}
 	for _, who := range []string{allowed, denied} {
 		w.known[who] = w.net.Identity(t, who)
@@ -300,7 +300,7 @@ func (c *caller) connect(service string) (*grpc.ClientConn, error) {
 	if cc := c.grpc[service]; cc != nil {
 		return cc, nil
 	}
-	cc, err := meshgrpc.NewClient(c.m, service)
+	cc, err := meshgrpc.NewClient(c.m, service, meshgrpc.Idempotent("grpc.testing.TestService/UnaryCall"))
 	if err == nil {
 		c.grpc[service] = cc
 	}
