@@ -16,8 +16,8 @@ import (
 
 // What package faults tries among real processes, on a virtual clock.
 
-// pool starts n members of a domain, all of whom serve payments and know all.
-func (d *domain) pool(t *testing.T, n int) (nodes []*node, all []string) {
+// crowd starts n members of a domain, all of whom serve payments and know all.
+func (d *domain) crowd(t *testing.T, n int) (nodes []*node, all []string) {
 	t.Helper()
 	for i := range n {
 		ip := fmt.Sprintf("10.0.%d.%d", i%2, 1+i)
@@ -64,7 +64,7 @@ func rotation() [][][]byte { return [][][]byte{{key(1), key(2)}, {key(2), key(1)
 func TestFifthOfAllPacketsIsLost(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
 		d := f.domain(t, "example.test")
-		nodes, all := d.pool(t, 10)
+		nodes, all := d.crowd(t, 10)
 		f.lose(20)
 		<-time.After(2 * time.Minute)
 		late := d.newcomer(t)
@@ -78,7 +78,7 @@ func TestFifthOfAllPacketsIsLost(t *testing.T) {
 func TestKeysAreRotatedWhilePacketsAreLost(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
 		d := f.domain(t, "example.test")
-		nodes, all := d.pool(t, 10)
+		nodes, all := d.crowd(t, 10)
 		f.lose(20)
 		rotate(t, nodes, 500*time.Millisecond, rotation()...)
 		late := d.newcomer(t, key(2))
@@ -96,7 +96,7 @@ func TestKeysAreRotatedWhilePacketsAreLost(t *testing.T) {
 // One side is told, with the control plane on it, the other one is not: it finds back when it has been told, too.
 func TestKeysAreRotatedOnOneSideOfAPartition(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
-		nodes, all := f.domain(t, "example.test").pool(t, 6)
+		nodes, all := f.domain(t, "example.test").crowd(t, 6)
 		f.setCut(func(from, to netip.Addr) bool { return from.As4()[2] != to.As4()[2] })
 		told, untold := []*node{nodes[0], nodes[2], nodes[4]}, []*node{nodes[1], nodes[3], nodes[5]}
 		for _, n := range told {
@@ -122,7 +122,7 @@ func TestKeysAreRotatedOnOneSideOfAPartition(t *testing.T) {
 func TestPause(t *testing.T) {
 	inFabric(t, func(t *testing.T, f *fabric) {
 		d := f.domain(t, "example.test")
-		nodes, all := d.pool(t, 8)
+		nodes, all := d.crowd(t, 8)
 		frozen := nodes[3]
 		thaw := f.pause(frozen.host)
 		rest := suspects(all, frozen.host.Addr().String())
