@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/identity"
@@ -19,7 +20,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	j, err := m.fetchJoin(ctx, dir, true)
+	j, told, err := m.fetchJoin(ctx, dir, true)
 	if err != nil {
 		return err
 	}
@@ -32,7 +33,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		ObserveBeyond: j.ObserveBeyond,
 		Enter: func(ctx context.Context) ([][]byte, []string, error) {
 			<-joined
-			j, err := m.fetchJoin(ctx, dir, false)
+			j, _, err := m.fetchJoin(ctx, dir, false)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -58,6 +59,9 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		return errors.Join(err, g.Close())
 	})
 	m.discovery, m.gossip, m.await = g, g, g.Await
+	if told != nil && !slices.EqualFunc(told, j.GossipKeys, slices.Equal) {
+		m.spawn(func() { m.tryKeys(g, j.GossipKeys, told) })
+	}
 	return nil
 }
 

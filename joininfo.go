@@ -34,9 +34,10 @@ const (
 
 // fetchJoin asks the control plane how to gossip, and remembers the answer in dir ("" for nowhere). It has keys unless this process may
 // observe, and the pool is large. When it is gone, what an
-// earlier run left counts, joined by where peers say that the pool is now; without an earlier run, what a peer says.
-func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (*wire.Join, error) {
-	j, err := m.controlJoin(ctx, observes)
+// earlier run left counts, joined by where peers say that the pool is now; without an earlier run, what a peer says. Told are the keys
+// that a peer says the pool has, when those of an earlier run count.
+func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (j *wire.Join, told [][]byte, err error) {
+	j, err = m.controlJoin(ctx, observes)
 	if err != nil {
 		var ferr error
 		if j, ferr = loadJoin(dir); ferr != nil {
@@ -45,7 +46,7 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (*wire.
 		peers := m.peersJoin(ctx)
 		switch {
 		case j == nil && peers == nil:
-			return nil, fmt.Errorf("asking the control plane how to gossip (no peer in Config.Bootstrap tells, and nothing is left of an earlier run): %w", errors.Join(err, ferr))
+			return nil, nil, fmt.Errorf("asking the control plane how to gossip (no peer in Config.Bootstrap tells, and nothing is left of an earlier run): %w", errors.Join(err, ferr))
 		case j == nil:
 			m.log.Warn("the control plane does not answer: a peer told how to gossip", "error", err)
 			j = peers
@@ -54,15 +55,15 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (*wire.
 			// A peer is no authority on keys: whom it names is only asked.
 			m.log.Warn("the control plane does not answer: starting from what an earlier run left", "error", err)
 			if peers != nil {
-				j.Seeds = append(peers.Seeds, j.Seeds...)
+				j.Seeds, told = append(peers.Seeds, j.Seeds...), peers.GossipKeys
 			}
-			if len(j.GossipKeys) == 0 && peers != nil {
-				j.GossipKeys = peers.GossipKeys // there are none of ours
+			if len(j.GossipKeys) == 0 {
+				j.GossipKeys, told = told, nil // there are none of ours
 			}
 		}
 	}
 	if len(j.GossipKeys) == 0 && !observes {
-		return nil, fmt.Errorf("nobody tells the keys of the gossip pool: %w", cmp.Or(err, errNoKeys))
+		return nil, nil, fmt.Errorf("nobody tells the keys of the gossip pool: %w", cmp.Or(err, errNoKeys))
 	}
 	if ca, ok := m.identity.(*identity.StepCA); ok && err == nil {
 		if err := ca.SetOthers(append(slices.Clip(m.cfg.Bootstrap.OtherCAs), j.CAs...)); err != nil {
@@ -70,7 +71,7 @@ func (m *Mesh) fetchJoin(ctx context.Context, dir string, observes bool) (*wire.
 		}
 	}
 	m.keys.set(j.GossipKeys)
-	return j, saveJoin(dir, j)
+	return j, told, saveJoin(dir, j)
 }
 
 var errNoKeys = errors.New("the control plane takes this process for an observer")

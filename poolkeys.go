@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/intramesh/mesh/discovery/gossip"
 )
@@ -15,8 +16,9 @@ var errKeysChanged = errors.New("the pool's keys have changed")
 
 // poolKeys are the keys of the gossip pool, none outside of one.
 type poolKeys struct {
-	mu   sync.Mutex
-	keys [][]byte
+	mu    sync.Mutex
+	keys  [][]byte // the control plane's, or those of an earlier run
+	tried [][]byte // what is in force instead, see tryKeys; usually nil
 }
 
 func (k *poolKeys) get() [][]byte {
@@ -26,18 +28,74 @@ func (k *poolKeys) get() [][]byte {
 }
 
 func (k *poolKeys) set(keys [][]byte) {
+	_ = k.use(keys, func([][]byte) error { return nil })
+}
+
+// use remembers the keys that force puts in force.
+func (k *poolKeys) use(keys [][]byte, force func([][]byte) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.keys = keys
+	err := force(keys)
+	if err == nil {
+		k.keys, k.tried = keys, nil
+	}
+	return err
+}
+
+// try has force put keys in force for the time being. It reports false if the pool's keys are no longer own.
+func (k *poolKeys) try(own, keys [][]byte, force func([][]byte) error) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !slices.EqualFunc(own, k.keys, slices.Equal) || force(keys) != nil {
+		return false
+	}
+	k.tried = keys
+	return true
+}
+
+func (k *poolKeys) inForce() [][]byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tried != nil {
+		return k.tried
+	}
+	return k.keys
 }
 
 // names are what the control plane compares with its own.
 func (k *poolKeys) names() string {
 	var names []string
-	for _, key := range k.get() {
+	for _, key := range k.inForce() {
 		names = append(names, gossip.KeyID(key))
 	}
 	return strings.Join(names, ",")
+}
+
+// tryWait is how long a member knocks with some keys until it tries others.
+const tryWait = 10 * time.Second
+
+// tryKeys is for who slept through a change of the keys, and finds the control plane gone. While its own keys reach nobody it also
+// knocks with those that a peer told, in turns. They are never kept nor passed on: a peer is no authority on keys, and whoever lies
+// about them fools only who had nobody to talk to, until the control plane is back.
+func (m *Mesh) tryKeys(g *gossip.Participant, own, told [][]byte) {
+	first, second := own, told
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(tryWait):
+		}
+		if slices.ContainsFunc(g.Members(), func(p gossip.MemberInfo) bool { return !p.Self }) {
+			return
+		}
+		first, second = second, first
+		both := slices.Concat(first, second)
+		if !m.keys.try(own, both[:min(len(both), gossip.MaxKeys)], g.SetKeys) {
+			return // the control plane is back, and has told
+		}
+		m.log.Warn("nobody answers to the gossip keys of an earlier run, and the control plane is gone: trying those that a peer tells, and its own, in turns",
+			"keys", m.keys.names())
+	}
 }
 
 // forgetKeys drops the pool's keys, here and in dir: an observer needs none.
@@ -63,13 +121,12 @@ func (m *Mesh) changeKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.EqualFunc(j.GossipKeys, m.keys.get(), slices.Equal) {
+	if slices.EqualFunc(j.GossipKeys, m.keys.inForce(), slices.Equal) {
 		return errors.New("the control plane says that the pool's keys have changed, and hands out the same") // asked again after a pause
 	}
-	if err := g.SetKeys(j.GossipKeys); err != nil {
+	if err := m.keys.use(j.GossipKeys, g.SetKeys); err != nil {
 		return err
 	}
-	m.keys.set(j.GossipKeys)
 	m.log.Info("the gossip pool's keys have changed", "keys", m.keys.names())
 	dir, err := m.stateDir("gossip")
 	if err != nil {

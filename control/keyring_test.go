@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/internal/wire"
@@ -109,4 +111,73 @@ func TestKeyRotation(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v", all, err)
 	}
 	everybody(4)
+}
+
+// Who slept through a change of the keys, and finds the control plane gone, finds the pool by what a peer tells; it keeps nothing of
+// that, and has the control plane's word as soon as it is back.
+func TestRestartWithOldKeysAndNoControlPlane(t *testing.T) {
+	t.Parallel()
+	dir := keepPorts(t, newDir(t))
+	p := serve(t, dir)
+	ledger := p.join(t, "ledger", "")
+	peer := echo(t, ledger).String()
+	id, b := p.bootstrap(t, "payments")
+	b.Peers = []string{peer}
+	state := filepath.Join(t.TempDir(), "payments")
+	if err := joinWith(t, mesh.Config{Identity: id, Bootstrap: b, StateDir: state}).Close(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.admin.Keys(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	k, err := p.admin.InstallKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.admin.UseKey(t.Context(), k.ID, true), p.admin.RemoveKey(t.Context(), all[0].ID, true)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other member has the new key", func(ctx context.Context) error {
+		all, err := p.admin.Keys(ctx)
+		if err == nil && (len(all) != 1 || all[0].Encrypting != 1) {
+			err = fmt.Errorf("%+v", all)
+		}
+		return err
+	})
+	p.stop()
+	m := joinWith(t, mesh.Config{Identity: id, Bootstrap: b, StateDir: state})
+	finds := func(what string) {
+		t.Helper()
+		within(t, time.Minute, what, func(context.Context) error {
+			if eps := m.Discovery().Lookup("ledger").Endpoints; len(eps) != 1 || eps[0].Suspect {
+				return fmt.Errorf("it sees %+v", eps)
+			}
+			return nil
+		})
+	}
+	finds("it finds the pool by what a peer tells")
+	kept := func() string {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(state, "gossip", "join.json"))
+		var j wire.Join
+		if err == nil {
+			err = json.Unmarshal(raw, &j)
+		}
+		if err != nil || len(j.GossipKeys) != 1 {
+			t.Fatalf("%d keys are kept, %v", len(j.GossipKeys), err)
+		}
+		return gossip.KeyID(j.GossipKeys[0])
+	}
+	if got := kept(); got != all[0].ID {
+		t.Errorf("it keeps %s, want what the control plane said, %s", got, all[0].ID)
+	}
+	serve(t, dir)
+	within(t, time.Minute, "it has the control plane's word", func(context.Context) error {
+		if got := kept(); got != k.ID {
+			return errors.New("it keeps " + got)
+		}
+		return nil
+	})
+	finds("it still sees the others")
 }
