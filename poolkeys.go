@@ -27,26 +27,26 @@ func (k *poolKeys) get() [][]byte {
 	return k.keys
 }
 
-func (k *poolKeys) set(keys [][]byte) {
-	_ = k.use(keys, func([][]byte) error { return nil })
-}
+func (k *poolKeys) set(keys [][]byte) { _ = k.use(nil, keys) }
 
-// use remembers the keys that force puts in force.
-func (k *poolKeys) use(keys [][]byte, force func([][]byte) error) error {
+// use puts keys in force, where there is a pool.
+func (k *poolKeys) use(g *gossip.Participant, keys [][]byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	err := force(keys)
-	if err == nil {
-		k.keys, k.tried = keys, nil
+	if g != nil {
+		if err := g.SetKeys(keys); err != nil {
+			return err
+		}
 	}
-	return err
+	k.keys, k.tried = keys, nil
+	return nil
 }
 
-// try has force put keys in force for the time being. It reports false if the pool's keys are no longer own.
-func (k *poolKeys) try(own, keys [][]byte, force func([][]byte) error) bool {
+// try puts keys in force for the time being. It reports false if the pool's keys are no longer own.
+func (k *poolKeys) try(g *gossip.Participant, own, keys [][]byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !slices.EqualFunc(own, k.keys, slices.Equal) || force(keys) != nil {
+	if !slices.EqualFunc(own, k.keys, slices.Equal) || g.SetKeys(keys) != nil {
 		return false
 	}
 	k.tried = keys
@@ -85,12 +85,12 @@ func (m *Mesh) tryKeys(g *gossip.Participant, own, told [][]byte) {
 			return
 		case <-time.After(tryWait):
 		}
-		if slices.ContainsFunc(g.Members(), func(p gossip.MemberInfo) bool { return !p.Self }) {
-			return
+		if len(g.Members()) > 1 {
+			return // it is not alone
 		}
 		first, second = second, first
-		both := slices.Concat(first, second)
-		if !m.keys.try(own, both[:min(len(both), gossip.MaxKeys)], g.SetKeys) {
+		both := append(slices.Clip(first), second...)
+		if !m.keys.try(g, own, both[:min(len(both), gossip.MaxKeys)]) {
 			return // the control plane is back, and has told
 		}
 		m.log.Warn("nobody answers to the gossip keys of an earlier run, and the control plane is gone: trying those that a peer tells, and its own, in turns",
@@ -124,7 +124,7 @@ func (m *Mesh) changeKeys(ctx context.Context) error {
 	if slices.EqualFunc(j.GossipKeys, m.keys.inForce(), slices.Equal) {
 		return errors.New("the control plane says that the pool's keys have changed, and hands out the same") // asked again after a pause
 	}
-	if err := m.keys.use(j.GossipKeys, g.SetKeys); err != nil {
+	if err := m.keys.use(g, j.GossipKeys); err != nil {
 		return err
 	}
 	m.log.Info("the gossip pool's keys have changed", "keys", m.keys.names())
