@@ -99,7 +99,7 @@ func TestClientHasKeysUpdatedBetweenStreams(t *testing.T) {
 			}
 			var keys bytes.Buffer
 			s := tls.Server(c, &tls.Config{
-				MinVersion: tls.VersionTLS13, NextProtos: []string{"mesh/1"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+				MinVersion: tls.VersionTLS13, NextProtos: []string{"mesh/2"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
 				Certificates: []tls.Certificate{testca.Certificate(svid)}, KeyLogWriter: &keys,
 			})
 			if s.HandshakeContext(t.Context()) != nil || i > 0 {

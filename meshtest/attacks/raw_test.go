@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// The frames of "mesh/1".
+// The frames of "mesh/2".
 const (
 	fData byte = iota
 	fEnd
@@ -15,6 +15,7 @@ const (
 	fClose
 	fBye
 	fPing
+	fBrief
 )
 
 func rawFrame(t, epoch byte, payload string) string {
@@ -59,6 +60,22 @@ func rawAttacks() []attack {
 		{name: "floods opens and never reads", do: func(p *peer) {
 			c := p.tls()
 			again(2000, func(i int) { write(c, rawFrame(fClose, byte(i), ""), rawFrame(fOpen, byte(i+1), "x")) })
+		}},
+		{name: "floods brief opens", do: func(p *peer) {
+			c := p.tls()
+			drain(c)
+			again(2000, func(i int) { write(c, rawFrame(fBrief, byte(i+1), "x")) })
+		}},
+		{name: "floods brief opens after a close, and never reads", do: func(p *peer) {
+			c := p.tls()
+			write(c, rawFrame(fClose, 0, ""))
+			again(5000, func(i int) { write(c, rawFrame(fBrief, byte(i+1), strings.Repeat("x", 100))) })
+		}},
+		{name: "sends much on a brief stream, and the next one", do: func(p *peer) {
+			c := p.tls()
+			write(c, rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"))
+			again(100, func(int) { write(c, rawFrame(fData, 1, strings.Repeat("x", 16000))) })
+			write(c, rawFrame(fBrief, 2, "x"))
 		}},
 		{name: "floods pings", do: func(p *peer) {
 			c := p.tls()

@@ -62,7 +62,7 @@ func columns() []column {
 	http1, http2 := web("http/1.1"), web("h2")
 	http1.name, http1.holds, http1.handlers = "http1", 4<<20, 1
 	return []column{
-		{name: "raw", alpn: "mesh/1", serve: serveRaw, call: callRaw, holds: 1 << 20},
+		{name: "raw", alpn: "mesh/2", serve: serveRaw, call: callRaw, holds: 1 << 20},
 		http1, http2,
 		{name: "grpc", alpn: "h2", serve: serveGRPC, call: callGRPC, holds: 24 << 20, handlers: 4096},
 	}
