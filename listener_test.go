@@ -250,7 +250,7 @@ func TestWrongServiceAnswers(t *testing.T) {
 	mallory, orders := w.join("mallory"), w.join("orders")
 	ln := w.listen(mallory)
 	w.echo(ln)
-	w.names.Set(endpoint("payments", addrOf(ln)))
+	w.names.Set(endpoint(addrOf(ln)))
 	c, err := orders.Dial(t.Context(), "tcp", "payments")
 	if err == nil {
 		c.Close()

@@ -122,8 +122,9 @@ func addrOf(ln net.Listener) netip.AddrPort {
 	return ln.Addr().(*net.TCPAddr).AddrPort()
 }
 
-func endpoint(service string, addr netip.AddrPort) discovery.Endpoint {
-	return discovery.Endpoint{Service: service, Instance: "by-hand", Addr: addr}
+// endpoint is one of payments.
+func endpoint(addr netip.AddrPort) discovery.Endpoint {
+	return discovery.Endpoint{Service: "payments", Instance: "by-hand", Addr: addr}
 }
 
 // rule lets one service call another; path "" is any request and raw connections too.

@@ -65,7 +65,7 @@ func TestSeveralAddresses(t *testing.T) {
 	other := w.listen(w.join("ledger"))
 	w.echo(other)
 	port := addrOf(ln).Port()
-	ep := endpoint("payments", netip.AddrPortFrom(netip.MustParseAddr(first), port))
+	ep := endpoint(netip.AddrPortFrom(netip.MustParseAddr(first), port))
 	ep.Also = discovery.AddrsOf(netip.MustParseAddr(second), netip.MustParseAddr(v6))
 
 	for name, c := range map[string]struct {

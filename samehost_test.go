@@ -311,7 +311,7 @@ func TestSameHostIsThisHost(t *testing.T) {
 		}
 		close(accepted)
 	}()
-	w.names.Set(endpoint("payments", broadcast))
+	w.names.Set(endpoint(broadcast))
 	if c, err := orders.Dial(t.Context(), "tcp", "payments"); err == nil {
 		c.Close()
 		t.Error("an address of no host was reached")
