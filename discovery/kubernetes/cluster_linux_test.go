@@ -29,6 +29,7 @@ type cluster struct {
 	dir, url, etcd string
 	api            *realtest.Process
 	path           string
+	flags          []string
 	admin          *http.Client
 }
 
@@ -36,10 +37,10 @@ const slicesPath = "/apis/discovery.k8s.io/v1/"
 
 func startCluster(t *testing.T, flags ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, path: realtest.Binary(t, "MESH_TEST_KUBE_APISERVER"), dir: t.TempDir(), url: "https://" + realtest.Address(t)}
+	c := &cluster{t: t, flags: flags, path: realtest.Binary(t, "MESH_TEST_KUBE_APISERVER"), dir: t.TempDir(), url: "https://" + realtest.Address(t)}
 	c.startEtcd(t, realtest.Binary(t, "MESH_TEST_ETCD"))
 	c.secrets(t)
-	c.start(t, flags...)
+	c.start(t)
 	c.allow(t, "endpointslices")
 	c.grant(t)
 	return c
@@ -91,7 +92,7 @@ func (c *cluster) secrets(t *testing.T) {
 }
 
 // start runs kube-apiserver and waits until it is ready.
-func (c *cluster) start(t *testing.T, flags ...string) {
+func (c *cluster) start(t *testing.T) {
 	t.Helper()
 	_, port, _ := strings.Cut(strings.TrimPrefix(c.url, "https://"), ":")
 	c.api = realtest.Start(c.t, c.path, append([]string{
@@ -101,7 +102,7 @@ func (c *cluster) start(t *testing.T, flags ...string) {
 		"--service-account-signing-key-file", c.file("sa.key"), "--service-cluster-ip-range", "10.96.0.0/16",
 		"--token-auth-file", c.file("users.csv"), "--authorization-mode", "RBAC", "--etcd-compaction-interval", "0",
 		"--endpoint-reconciler-type", "none", "--max-requests-inflight", "0", "--max-mutating-requests-inflight", "0", "--enable-priority-and-fairness=false",
-	}, flags...)...)
+	}, c.flags...)...)
 	c.eventually(t, "kube-apiserver is ready", func() bool {
 		code, _, err := c.request(t, http.MethodGet, "/readyz", nil)
 		return err == nil && code == http.StatusOK

@@ -20,23 +20,33 @@ import (
 // Against a real kube-apiserver.
 func TestCluster(t *testing.T) {
 	c := startCluster(t)
-	for _, tt := range []struct {
-		name string
-		test func(*testing.T, *cluster)
-	}{
-		{"Slices", testClusterSlices}, {"Many", testClusterMany}, {"Compacted", testClusterCompacted}, {"Watches", testClusterWatches},
-		{"Refused", testClusterRefused}, {"Restart", testClusterRestart}, {"Slow", testClusterSlow},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c.empty(t)
-			tt.test(t, c)
-		})
-	}
+	c.run(t, "Slices", testClusterSlices)
+	c.run(t, "Many", testClusterMany)
+	c.run(t, "Compacted", testClusterCompacted)
+	c.run(t, "Watches", testClusterWatches)
+	c.run(t, "Refused", testClusterRefused)
+	c.run(t, "Restart", testClusterRestart)
+	c.run(t, "Slow", testClusterSlow)
 	t.Run("Conformance", func(t *testing.T) {
 		discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
 			c.empty(t)
 			return harness(c.config(), func(t testing.TB, o object) { c.put(t, o) }, func(t testing.TB, name string) { c.remove(t, name) })
 		})
+	})
+}
+
+// Without its cache kube-apiserver asks etcd, which forgets the pages of a list, and says so in other words.
+func TestClusterWithoutCache(t *testing.T) {
+	c := startCluster(t, "--watch-cache=false")
+	c.run(t, "Many", testClusterMany)
+	c.run(t, "Compacted", testClusterCompacted)
+	c.run(t, "Watches", testClusterWatches)
+}
+
+func (c *cluster) run(t *testing.T, name string, test func(*testing.T, *cluster)) {
+	t.Run(name, func(t *testing.T) {
+		c.empty(t)
+		test(t, c)
 	})
 }
 
