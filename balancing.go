@@ -51,7 +51,7 @@ type awaiter interface {
 // endpoints returns the target's set. A service that nobody is known of is asked for, where that can be.
 func (m *Mesh) endpoints(ctx context.Context, t target) *endpointSet {
 	s := m.balance.endpoints(t)
-	if m.await == nil || len(s.current().all) > 0 {
+	if m.await == nil || len(s.view.Load().all) > 0 || len(s.current().all) > 0 {
 		return s
 	}
 	m.await(ctx, t.service)

@@ -1,7 +1,9 @@
 package gossip_test
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -118,5 +120,39 @@ func BenchmarkObservers(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// BenchmarkParticipantLookup is of a known service, in a member and in an observer.
+func BenchmarkParticipantLookup(b *testing.B) {
+	f := newFabric()
+	d := f.domain(b, "example.test")
+	for i, ip := range []string{ipA, ipB} {
+		h := f.host(ip)
+		keys := [][]byte{key(1)}[i:]
+		p, err := gossip.Participate(b.Context(), gossip.Participation{
+			Config: gossip.Config{Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 7946), Seeds: []string{seedA}, Keys: keys, Identity: d.credential(b, "payments")},
+			Enter:  func(context.Context) ([][]byte, []string, error) { return nil, nil, errors.New("it observes") },
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer p.Close()
+		name := "observer"
+		if len(keys) > 0 {
+			name = "member"
+			if err := p.Register(b.Context(), discovery.Endpoint{Service: "payments", Addr: netip.MustParseAddrPort(ipA + ":443")}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		p.Await(b.Context(), "payments")
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if len(p.Lookup("payments").Endpoints) != 1 {
+					b.Fatal("not known")
+				}
+			}
+		})
 	}
 }
