@@ -68,8 +68,8 @@ func (m *Member) save() {
 }
 
 // staySynced compares with a random member what both have heard: some news is lost. Soon after the start it does so more often:
-// those who start together through one seed learn of each other by that. In a small pool each news is sent to few, and the more often
-// missed by one of them.
+// those who start together through one seed learn of each other by that, and so do those whom a partition had split for so long that memberlist
+// has forgotten them. In a small pool each news is sent to few, and the more often missed by one of them.
 func (m *Member) staySynced() {
 	select {
 	case <-m.joined:
@@ -81,8 +81,12 @@ func (m *Member) staySynced() {
 		select {
 		case <-m.ctx.Done():
 			return
+		case <-m.pool.stirred:
+			wait = m.cfg.SyncInterval / pace.FirstSync
+			continue
 		case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // jitter, not a secret
 		}
+		m.pool.forgetArrivals()
 		wait = min(2*wait, m.cfg.SyncInterval)
 		if len(m.pool.living()) < pace.SmallPool {
 			wait = min(wait, m.cfg.SyncInterval/pace.SmallSync)

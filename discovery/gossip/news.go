@@ -11,6 +11,7 @@ import (
 	"github.com/intramesh/mesh/discovery/gossip/internal/observe"
 	"github.com/intramesh/mesh/discovery/gossip/internal/record"
 	"github.com/intramesh/mesh/discovery/gossip/internal/tally"
+	"github.com/intramesh/mesh/internal/pace"
 )
 
 // news is what memberlist said last about a member.
@@ -118,6 +119,7 @@ func (p *pool) learn(name string, n news, now time.Time) {
 		m = &member{name: name, at: placeOf(n.addr)}
 		p.members[name] = m
 		poke(p.newcomer)
+		p.arrival()
 		p.log.Info("gossip: member joined", "instance", name, "addr", n.addr)
 		for o := range p.dead {
 			if o.at == m.at { // the same process, restarted
@@ -128,6 +130,7 @@ func (p *pool) learn(name string, n news, now time.Time) {
 	if m.dead {
 		m.dead = false
 		delete(p.dead, m)
+		p.arrival()
 		p.touch(m)
 	}
 	if at := placeOf(n.addr); m.at != at {
@@ -137,6 +140,20 @@ func (p *pool) learn(name string, n news, now time.Time) {
 	if !bytes.Equal(n.meta, m.meta) {
 		p.accept(m, n.meta, r, now)
 	}
+}
+
+// arrival counts a member that joined or came back. p.mu is held.
+func (p *pool) arrival() {
+	if p.arrived++; p.arrived*pace.ManyArrivals > len(p.members)-len(p.dead) {
+		p.arrived = 0
+		poke(p.stirred)
+	}
+}
+
+func (p *pool) forgetArrivals() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.arrived = 0
 }
 
 // accept takes a new record of a member, unless it has a better one. One that was verified is replaced by a later one that

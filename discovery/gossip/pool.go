@@ -80,6 +80,8 @@ type pool struct {
 	left      []netip.AddrPort  // of those who left, see takeLeft
 	refused   *tally.Tally
 	newcomer  chan struct{}         // has something when there is a member that was not known
+	arrived   int                   // members that joined or came back since the last comparison
+	stirred   chan struct{}         // has something when these are many
 	observers int                   // that are served
 	watchers  map[string][]*watcher // of observers, who follows a service
 	observer  follower              // nil in a full member
@@ -91,7 +93,7 @@ func newPool(cfg Config, addr netip.AddrPort) (*pool, error) {
 		identity: cfg.Identity, ttl: cfg.SuspectTTL, wake: make(chan struct{}, 1),
 		news: make(map[string]news), members: make(map[string]*member), services: make(map[string][]*member),
 		wanted: make(map[string]bool), dirty: make(map[string]bool), dead: make(map[*member]time.Time),
-		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), refused: cmp.Or(cfg.refused, new(tally.Tally)),
+		checks: make(map[*member]*check), goodbyes: make(map[string]uint64), newcomer: make(chan struct{}, 1), stirred: make(chan struct{}, 1), refused: cmp.Or(cfg.refused, new(tally.Tally)),
 		watchers: make(map[string][]*watcher),
 	}
 	return p, p.announce(record.Record{})

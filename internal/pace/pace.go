@@ -36,6 +36,8 @@ const (
 const (
 	// FirstSync is what part of SyncInterval the first one comes after; the time doubles.
 	FirstSync = 30
+	// ManyArrivals is which part of all has joined or come back when it begins anew with FirstSync: after a partition it is as after the start.
+	ManyArrivals = 10
 	// SmallPool is a pool with fewer others than that, where SmallSync is the part of SyncInterval that the time stays at.
 	SmallPool = 50
 	SmallSync = 3

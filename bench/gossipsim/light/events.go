@@ -168,7 +168,9 @@ func (p *Pool) happen(e event) {
 	case evFailed:
 		p.tried(m, e.b, false)
 	case evSync:
-		p.sync(m)
+		if e.x == m.syncs {
+			p.sync(m)
+		}
 	case evSynced:
 		p.synced(m, p.procs[e.b])
 	case evPush:

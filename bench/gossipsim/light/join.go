@@ -200,8 +200,20 @@ func (p *Pool) carry(m, o *process, request, reply int) {
 	o.streamed += int64(reply)
 }
 
+// arrival notes that another has joined or come back. When many did, it is time to compare again.
+func (p *Pool) arrival(m *process) {
+	if m.arrived++; m.joined && m.arrived*pace.ManyArrivals > m.living {
+		m.arrived = 0
+		if m.wait = p.syncInterval / pace.FirstSync; !m.syncing {
+			p.syncLater(m)
+		}
+	}
+}
+
 func (p *Pool) syncLater(m *process) {
-	p.after(m.wait/2+p.upTo(m.wait), event{kind: evSync, a: m.id})
+	m.syncing = false
+	m.syncs++
+	p.after(m.wait/2+p.upTo(m.wait), event{kind: evSync, a: m.id, x: m.syncs})
 	if m.wait = min(2*m.wait, p.syncInterval); m.living < pace.SmallPool {
 		m.wait = min(m.wait, p.syncInterval/pace.SmallSync)
 	}
@@ -209,6 +221,7 @@ func (p *Pool) syncLater(m *process) {
 
 // sync connects with somebody to compare what both know (gossip's Member.staySynced).
 func (p *Pool) sync(m *process) {
+	m.syncing, m.arrived = true, 0
 	if m.living == 0 {
 		p.syncLater(m)
 		return

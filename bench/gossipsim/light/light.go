@@ -83,6 +83,9 @@ type process struct {
 	seeking  int           // attempts to reach somebody that are under way
 	pause    time.Duration // to the next one, as long as it has not joined
 	wait     time.Duration // to the next comparison
+	syncs    uint32        // the number of that
+	syncing  bool          // it is under way
+	arrived  int           // others that joined or came back since the last one began
 	streamed int64         // bytes sent on streams
 
 	versions  []uint16 // what it announced, by incarnation

@@ -118,6 +118,9 @@ func (p *Pool) set(m *process, subject uint16, w word) {
 	if w.lives() {
 		m.living++
 		m.digest[s.bucket] += p.hash(subject, w.inc())
+		if !old.lives() {
+			p.arrival(m)
+		}
 	}
 }
 
