@@ -83,16 +83,16 @@ func (c *netConn) flush(limit int) error {
 
 // readAhead reads more than it is asked for while there is plenty. TLS calls it from one goroutine at a time.
 type readAhead struct {
-	pool   *sync.Pool       // nil: never
-	buf    *[readBatch]byte // nil unless unread is not empty
-	unread []byte
-	plenty bool // the last read filled what it was given
+	pool     *sync.Pool       // nil: never
+	buf      *[readBatch]byte // nil unless something in it is unread
+	from, to int32            // what is unread
+	plenty   bool             // the last read filled what it was given
 }
 
 // Read implements net.Conn.
 func (c *netConn) Read(p []byte) (int, error) {
 	r := &c.in
-	if len(r.unread) == 0 {
+	if r.buf == nil {
 		if c.tryRead {
 			return c.tries.TryRead(p)
 		}
@@ -101,23 +101,19 @@ func (c *netConn) Read(p []byte) (int, error) {
 			r.plenty = n == len(p) && n >= 1<<10
 			return n, err
 		}
-		r.buf = r.pool.Get().(*[readBatch]byte)
-		n, err := c.Conn.Read(r.buf[:])
+		buf := r.pool.Get().(*[readBatch]byte)
+		n, err := c.Conn.Read(buf[:])
 		r.plenty = n > len(p)
 		if n == 0 {
-			r.release()
+			r.pool.Put(buf)
 			return 0, err
 		}
-		r.unread = r.buf[:n]
+		r.buf, r.from, r.to = buf, 0, int32(n) //nolint:gosec // n ≤ readBatch
 	}
-	n := copy(p, r.unread)
-	if r.unread = r.unread[n:]; len(r.unread) == 0 {
-		r.release()
+	n := copy(p, r.buf[r.from:r.to])
+	if r.from += int32(n); r.from == r.to { //nolint:gosec // n ≤ readBatch
+		r.pool.Put(r.buf)
+		r.buf = nil
 	}
 	return n, nil
-}
-
-func (r *readAhead) release() {
-	r.pool.Put(r.buf)
-	r.buf = nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -100,7 +101,8 @@ func timeLocal(f local, about time.Duration) (figures, error) {
 	err := f(n)
 	took, used := time.Since(start), ownUsage().minus(before)
 	// What the measuring itself allocates, a few objects, disappears in the rounding.
-	return figures{figTime: float64(took) / float64(n), figAllocs: float64(used.Allocs / uint64(n))}, err
+	allocs := math.Round(10*float64(used.Allocs)/float64(n)) / 10
+	return figures{figTime: float64(took) / float64(n), figAllocs: allocs}, err
 }
 
 // bigRules is a mesh's worth of rules: ten for each service, every one for a caller of its own.
