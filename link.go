@@ -81,7 +81,7 @@ func (l *link) begin(opened bool) *conn {
 	var c *conn
 	if l.accepted() {
 		c = new(conn)
-	} else {
+	} else { // what balancing is to be told comes with it
 		d := new(struct {
 			conn
 			release picked
