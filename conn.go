@@ -19,6 +19,11 @@ type conn struct {
 	link  *link
 	epoch byte
 
+	brief   bool // see brief.go
+	counted bool
+	wclosed bool         // guarded by the token
+	verdict atomic.Int32 // what balancing is told, see reckon
+
 	closed atomic.Bool // changes with link.mu held
 	// opened is set once the peer has been told of the stream. It changes with the token held.
 	opened       atomic.Bool
@@ -26,17 +31,12 @@ type conn struct {
 	detached     atomic.Bool  // the client has begun the next stream; changes with link.mu and rmu held
 	readDeadline atomic.Int64 // Unix nanoseconds, 0 for none
 
-	rmu     sync.Mutex // held by whoever reads
-	empty   int        // empty data frames in a row
-	tail    *[]byte    // what was read ahead, of a brief stream; nil for nothing
-	wclosed bool       // guarded by the token
+	rmu   sync.Mutex // held by whoever reads
+	empty int        // empty data frames in a row
+	tail  *[]byte    // what was read ahead, of a brief stream; nil for nothing
 
-	brief bool   // see brief.go
-	tally *tally // nil on a server
-
+	tally   *tally  // nil on a server
 	release *picked // who is told when it is closed, if counted; nil on a server
-	counted bool
-	verdict atomic.Int32 // what is told, see reckon
 }
 
 // NetConn returns the connection below TLS, as (*tls.Conn).NetConn does.

@@ -158,7 +158,7 @@ func (c *conn) leave() bool {
 	if c.followed() {
 		l.skip, l.skipped, l.left = l.skip+l.left, l.skipped+l.left, 0
 	}
-	if !writes || l.readErr != nil || l.left > 0 || cap(l.control) > 0 || l.net.try() == nil {
+	if !writes || l.readErr != nil || l.left > 0 || l.control != nil || l.net.try() == nil {
 		return false
 	}
 	if c.readDeadline.Load() != 0 && l.net.SetReadDeadline(time.Time{}) != nil {

@@ -144,9 +144,10 @@ func (sc *serverConn) limit(f *inflight, until time.Time) {
 func (sc *serverConn) end(f *inflight) {
 	sc.mu.Lock()
 	sc.unlist(f)
-	sc.served = true
 	if sc.mesh.drainingSince.Load() != nil {
 		sc.lastEnd = time.Now() // which takes longer than all else here
+	} else {
+		sc.lastEnd = past()
 	}
 	if f.timer != nil {
 		f.timer.Stop()
@@ -232,9 +233,9 @@ func (sc *serverConn) idleSince() time.Time {
 	defer sc.mu.Unlock()
 	start := sc.mesh.drainingSince.Load()
 	switch {
-	case !sc.served || sc.inflight != nil || start == nil:
+	case sc.lastEnd.IsZero() || sc.inflight != nil || start == nil:
 		return time.Time{}
-	case sc.lastEnd.IsZero():
+	case sc.lastEnd.Before(*start):
 		return *start
 	}
 	return sc.lastEnd

@@ -34,18 +34,18 @@ type link struct {
 
 	// What follows belongs to the reader of the present stream, who holds its rmu, and between streams to whoever has the link.
 	header  [frameHeader]byte
-	nheader int    // bytes of header read so far
-	left    int    // payload of the current data frame not yet read
-	skip    int    // payload that nobody wants, not yet read
-	skipped int    // how much of that there was since the present stream began
-	control []byte // payload of a reset frame, as it comes in; the capacity is its length
-	readErr error  // sticky
-	epoch   byte   // of the present stream, or of the last
-	ended   bool   // the peer sends no more in it
-	gone    bool   // the peer has closed it
-	brief   bool   // the present stream, or the last, is brief
-	begun   bool   // the client has begun the next stream, and nobody has it yet
-	stale   bool   // what comes may be of the stream before
+	nheader int     // bytes of header read so far
+	left    int     // payload of the current data frame not yet read
+	skip    int     // payload that nobody wants, not yet read
+	skipped int     // how much of that there was since the present stream began
+	control *[]byte // payload of a reset frame, as it comes in; the capacity is its length
+	readErr error   // sticky
+	epoch   byte    // of the present stream, or of the last
+	ended   bool    // the peer sends no more in it
+	gone    bool    // the peer has closed it
+	brief   bool    // the present stream, or the last, is brief
+	begun   bool    // the client has begun the next stream, and nobody has it yet
+	stale   bool    // what comes may be of the stream before
 
 	leaving bool      // it is being sent off; guarded by home
 	owed    bool      // the server has not been told that the last stream is over; guarded by home
@@ -55,8 +55,8 @@ type link struct {
 	bye      atomic.Bool  // the server wants no more streams
 	listed   atomic.Bool  // see openers
 	watched  atomic.Bool  // see lookout.go
-	lookout  *lookout     // the server's, nil until it is needed
 	detached atomic.Int32 // streams that our application has not closed, and the client has left
+	lookout  *lookout     // the server's, nil until it is needed
 }
 
 // A home takes links whose stream this side has closed.
@@ -115,11 +115,11 @@ func (l *link) readFrame() (frame, error) {
 			}
 			continue
 		}
-		if want := cap(l.control); want > 0 {
-			n, err := l.tls.Read(l.control[len(l.control):want])
-			l.control = l.control[:len(l.control)+n]
-			if len(l.control) == want {
-				l.readErr = l.net.parseReset(l.control)
+		if b := l.control; b != nil {
+			n, err := l.tls.Read((*b)[len(*b):cap(*b)])
+			*b = (*b)[:len(*b)+n]
+			if len(*b) == cap(*b) {
+				l.readErr = l.net.parseReset(*b)
 			} else if n == 0 && err != nil {
 				return frame{}, l.truncated(err)
 			}
@@ -142,7 +142,8 @@ func (l *link) readFrame() (frame, error) {
 		case f.frameType == frameReset && f.n == 0:
 			l.readErr = l.net.parseReset(nil)
 		case f.frameType == frameReset:
-			l.control = make([]byte, 0, f.n)
+			b := make([]byte, 0, f.n)
+			l.control = &b
 		default:
 			return f, nil
 		}

@@ -11,12 +11,9 @@ import (
 
 // serverConn is one accepted connection, from the end of its handshake until it is closed.
 type serverConn struct {
-	mesh     *Mesh
-	net      *netConn
-	raw      *link // nil for HTTP and plain TLS
-	deferred bool  // its requests are decided one by one
-	relay    bool  // a member's question, see relay.go: no rule is about it
-
+	mesh  *Mesh
+	net   *netConn
+	raw   *link             // nil for HTTP and plain TLS
 	group *connGroup        // guarded by the table's mutex; nil for a relay, and once it is closed
 	rules policy.Authorizer // the mesh's, for this connection; nil for a relay
 
@@ -27,12 +24,13 @@ type serverConn struct {
 
 	refusing atomic.Pointer[tls.Conn] // set while HTTP/2 requests on it are told no
 	allowed  atomic.Bool              // it is ending since that is no longer right
+	deferred bool                     // its requests are decided one by one
+	relay    bool                     // a member's question, see relay.go: no rule is about it
 
 	mu       sync.Mutex
 	inflight *inflight // requests under way, the newest first
 	upgraded *inflight // one of them, kept after its handler returned
-	served   bool      // some have ended
-	lastEnd  time.Time // when the last of them ended, if that was while the mesh drained
+	lastEnd  time.Time // when the last of them ended; long ago, if that was before the mesh drained, and zero if none has
 }
 
 // register makes the connection known until it is closed. It fails when the mesh is closing.
