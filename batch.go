@@ -86,7 +86,6 @@ type readAhead struct {
 	pool     *sync.Pool       // nil: never
 	buf      *[readBatch]byte // nil unless something in it is unread
 	from, to int32            // what is unread
-	plenty   bool             // the last read filled what it was given
 }
 
 // Read implements net.Conn.
@@ -96,14 +95,14 @@ func (c *netConn) Read(p []byte) (int, error) {
 		if c.tryRead {
 			return c.tries.TryRead(p)
 		}
-		if r.pool == nil || !r.plenty {
+		if r.pool == nil || !c.plenty {
 			n, err := c.Conn.Read(p)
-			r.plenty = n == len(p) && n >= 1<<10
+			c.plenty = n == len(p) && n >= 1<<10
 			return n, err
 		}
 		buf := r.pool.Get().(*[readBatch]byte)
 		n, err := c.Conn.Read(buf[:])
-		r.plenty = n > len(p)
+		c.plenty = n > len(p)
 		if n == 0 {
 			r.pool.Put(buf)
 			return 0, err

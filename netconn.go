@@ -36,9 +36,9 @@ type netConn struct {
 	// them is the only reader, or writer. Who reads between two streams does both: TLS answers key updates, for which the peer may leave
 	// no room.
 	tryRead   bool
+	plenty    bool // the last read filled what it was given; see readAhead
+	closed    bool // guarded by mu
 	tryWrites atomic.Int32
-
-	closed bool // guarded by mu
 	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
 	behind atomic.Bool
 
