@@ -20,7 +20,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	j, told, err := m.fetchJoin(ctx, dir, true)
+	j, told, err := m.fetchJoin(ctx, dir, m.cfg.Observe != nil)
 	if err != nil {
 		return err
 	}
@@ -30,6 +30,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 			BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
 			Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
 		},
+		Observe:       m.cfg.Observe,
 		ObserveBeyond: j.ObserveBeyond,
 		Enter: func(ctx context.Context) ([][]byte, []string, error) {
 			<-joined

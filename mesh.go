@@ -35,6 +35,9 @@ type Config struct {
 	// Discovery finds the endpoints of services. If it is a discovery.Registrar too, Listen announces to it. Whoever
 	// made it closes it, after the mesh. If it has the Await of [gossip.Observer], calls to a service that it does not know wait for that.
 	Discovery discovery.Resolver
+	// Observe is [gossip.Observe] in a process that only dials: where the pool of the Bootstrap is large (observe_beyond of the control
+	// plane's settings), it then observes the pool instead of being one of it, until it calls Listen. Nil makes a member at once.
+	Observe func(context.Context, gossip.Config) (*gossip.Observer, error)
 	// AlsoDiscovery is given Discovery, or the gossip of the Bootstrap, and returns what is used instead. It is for services
 	// that somebody else lists, such as Kubernetes: discovery.Behind(source). What it returns is closed by the mesh if it is
 	// an io.Closer; the source by whoever made it, after the mesh. It may be nil.

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control"
+	"github.com/intramesh/mesh/discovery/gossip"
 )
 
 // In a pool that is large, who only dials observes it, without its keys, and is a member from when it listens. It calls services that it
@@ -25,17 +27,24 @@ func TestObserver(t *testing.T) {
 	}
 	echo(t, payments)
 	p.apply(t, ordersMayCallPayments)
+	if p.join(t, "ledger", "").Stats().Observes {
+		t.Error("it observes, and did not say that it may")
+	}
 	state := t.TempDir()
-	orders := p.join(t, "orders", state)
+	b, err := p.admin.Token(t.Context(), "orders", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orders := joinWith(t, mesh.Config{Service: "orders", Bootstrap: b, StateDir: state, Observe: gossip.Observe})
 	if !orders.Stats().Observes {
-		t.Fatal("it is a member of a pool of two, and one is enough")
+		t.Fatal("it is a member of a pool of three, and one is enough")
 	}
 	if err := ping(t.Context(), orders); err != nil {
 		t.Error(err)
 	}
 	w := httptest.NewRecorder()
 	orders.HealthHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
-	if !strings.Contains(w.Body.String(), "observes a pool of 2") {
+	if !strings.Contains(w.Body.String(), "observes a pool of 3") {
 		t.Errorf("health: %s", w.Body)
 	}
 	keys := func() bool {

@@ -111,16 +111,7 @@ func (p *plane) join(t *testing.T, service, state string) *mesh.Mesh {
 
 func join(t *testing.T, b *mesh.Bootstrap, service, state string) *mesh.Mesh {
 	t.Helper()
-	m, err := mesh.Join(t.Context(), mesh.Config{Service: service, Bootstrap: b, StateDir: state})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return m
+	return joinWith(t, mesh.Config{Service: service, Bootstrap: b, StateDir: state})
 }
 
 func (p *plane) apply(t *testing.T, rules string) uint64 {

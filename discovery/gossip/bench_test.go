@@ -131,8 +131,9 @@ func BenchmarkParticipantLookup(b *testing.B) {
 		h := f.host(ip)
 		keys := [][]byte{key(1)}[i:]
 		p, err := gossip.Participate(b.Context(), gossip.Participation{
-			Config: gossip.Config{Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 7946), Seeds: []string{seedA}, Keys: keys, Identity: d.credential(b, "payments")},
-			Enter:  func(context.Context) ([][]byte, []string, error) { return nil, nil, errors.New("it observes") },
+			Config:  gossip.Config{Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 7946), Seeds: []string{seedA}, Keys: keys, Identity: d.credential(b, "payments")},
+			Observe: gossip.Observe,
+			Enter:   func(context.Context) ([][]byte, []string, error) { return nil, nil, errors.New("it observes") },
 		})
 		if err != nil {
 			b.Fatal(err)

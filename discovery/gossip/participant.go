@@ -28,8 +28,10 @@ const (
 type Participation struct {
 	// Config is what [Join] needs, or without Keys what [Observe] needs: that is how to begin. Later parts have other Instances.
 	Config
+	// Observe is [Observe], or nil in who is to be a member always: a program that never observes does not have the code for it, 60 KB.
+	Observe func(context.Context, Config) (*Observer, error)
 	// ObserveBeyond is how many members a pool has before those observe it that announce nothing. In a pool of less than half as many they
-	// are members again. 0 makes no observers.
+	// are members again. 0 makes no observers, but of who has no Keys.
 	ObserveBeyond int
 	// Enter returns the pool's keys, for an observer that becomes a member, and seeds beside those of Config. It is required when there
 	// are no Keys, or ObserveBeyond is set.
@@ -66,7 +68,13 @@ type part struct {
 
 // Participate starts a participant as [Join] or [Observe] do.
 func Participate(ctx context.Context, cfg Participation) (*Participant, error) {
-	if cfg.Enter == nil && (len(cfg.Keys) == 0 || cfg.ObserveBeyond > 0) {
+	switch observes := len(cfg.Keys) == 0 || cfg.ObserveBeyond > 0; {
+	case !observes:
+	case cfg.Observe == nil && len(cfg.Keys) == 0:
+		return nil, errors.New("gossip: participate: neither Keys nor Observe")
+	case cfg.Observe == nil:
+		cfg.ObserveBeyond = 0
+	case cfg.Enter == nil:
 		return nil, errors.New("gossip: participate: no Enter: an observer could not become a member")
 	}
 	if cfg.Logger == nil {
@@ -74,7 +82,7 @@ func Participate(ctx context.Context, cfg Participation) (*Participant, error) {
 	}
 	cfg.refused = new(tally.Tally)
 	p := &Participant{cfg: cfg, turn: make(turn, 1), ports: make(map[port]bool)}
-	first, err := begin(ctx, cfg.Config)
+	first, err := p.begin(ctx, cfg.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +93,9 @@ func Participate(ctx context.Context, cfg Participation) (*Participant, error) {
 	return p, nil
 }
 
-func begin(ctx context.Context, cfg Config) (*part, error) {
+func (p *Participant) begin(ctx context.Context, cfg Config) (*part, error) {
 	if len(cfg.Keys) == 0 {
-		o, err := Observe(ctx, cfg)
+		o, err := p.cfg.Observe(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -168,7 +176,7 @@ func (p *Participant) enter(ctx context.Context) error {
 	for _, addr := range p.part.Load().observer.Through() {
 		cfg.Seeds = append(cfg.Seeds, addr.String())
 	}
-	next, err := begin(ctx, cfg)
+	next, err := p.begin(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -179,7 +187,7 @@ func (p *Participant) enter(ctx context.Context) error {
 
 // watch makes a member an observer. The turn is held.
 func (p *Participant) watch() error {
-	next, err := begin(p.ctx, p.cfg.Config)
+	next, err := p.begin(p.ctx, p.cfg.Config)
 	if err != nil {
 		return err
 	}

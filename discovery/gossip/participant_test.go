@@ -29,7 +29,7 @@ func (d *domain) participant(t *testing.T, ip, service string, beyond int, seeds
 	cfg.Keys, cfg.Identity = [][]byte{key(1)}, d.credential(t, service)
 	var err error
 	p.Participant, err = gossip.Participate(t.Context(), gossip.Participation{
-		Config: cfg, ObserveBeyond: beyond,
+		Config: cfg, Observe: gossip.Observe, ObserveBeyond: beyond,
 		Enter: func(context.Context) ([][]byte, []string, error) {
 			p.entered.Add(1)
 			return [][]byte{key(1)}, nil, nil
@@ -189,7 +189,8 @@ func TestParticipantTurnedAway(t *testing.T) {
 		<-time.After(time.Second)
 		h := d.host("10.9.9.9")
 		p, err := gossip.Participate(t.Context(), gossip.Participation{
-			Config: gossip.Config{Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 0), Seeds: []string{seedA}, Identity: d.credential(t, "orders")},
+			Config:  gossip.Config{Network: h, BindAddr: netip.AddrPortFrom(h.Addr(), 0), Seeds: []string{seedA}, Identity: d.credential(t, "orders")},
+			Observe: gossip.Observe,
 			Enter: func(context.Context) ([][]byte, []string, error) {
 				return [][]byte{key(1)}, []string{seedA}, nil
 			},
@@ -215,6 +216,12 @@ func TestParticipantEnterFails(t *testing.T) {
 		cfg := gossip.Participation{
 			Config: gossip.Config{Network: d.host("10.9.9.9"), Seeds: []string{seedA}, Identity: d.credential(t, "orders")},
 		}
+		cfg.Enter = func(context.Context) ([][]byte, []string, error) { return nil, nil, no }
+		if p, err := gossip.Participate(t.Context(), cfg); err == nil {
+			_ = p.Close()
+			t.Error("it has no keys, and may not observe")
+		}
+		cfg.Observe, cfg.Enter = gossip.Observe, nil
 		if p, err := gossip.Participate(t.Context(), cfg); err == nil {
 			_ = p.Close()
 			t.Error("there is no way to become a member")
