@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/testca"
 	"github.com/intramesh/mesh/meshtest"
@@ -146,74 +145,6 @@ func TestClientThatNeverReads(t *testing.T) {
 		}
 		if took := time.Since(start); n == 1e6 || took > 30*time.Second {
 			t.Errorf("%d streams in %v", n, took)
-		}
-		w.expect(false)
-	})
-}
-
-// The same, of brief ones, that are answered.
-func TestClientThatNeverReadsBriefly(t *testing.T) {
-	bubble(t, func(t *testing.T, w *memWorld) {
-		c := w.rawPeer()
-		defer c.Close()
-		start, n := time.Now(), 0
-		_ = c.SetWriteDeadline(start.Add(time.Minute))
-		_, _ = c.Write(rawFrame(fClose, 0, ""))
-		for epoch := byte(1); n < 1e6; n++ {
-			if _, err := c.Write(rawFrame(fBrief, epoch, "xxxxxxxxxxxxxxxxxxxxxxxx")); err != nil {
-				break
-			}
-			epoch++
-		}
-		if took := time.Since(start); n == 1e6 || took > 30*time.Second {
-			t.Errorf("%d streams in %v", n, took)
-		}
-		w.expect(false)
-	})
-}
-
-// Applications that stay with streams that a client has left are bounded: the client is told, and then cut off.
-func TestClientThatLeavesAndLeaves(t *testing.T) {
-	bubble(t, func(t *testing.T, w *memWorld) {
-		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "stay"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		served, open := 0, make(chan net.Conn, 1000)
-		go func() {
-			defer close(open)
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				open <- c
-				go func() { _, _ = io.Copy(io.Discard, c) }() // it stays
-			}
-		}()
-		inner, err := w.net.Network().DialContext(t.Context(), "tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := tls.Client(inner, tlsOf(t, w.client))
-		defer c.Close()
-		_, _ = c.Write(rawFrame(fEnd, 0, ""))
-		first := <-open
-		first.Close()
-		for epoch := byte(1); epoch < 200; epoch++ {
-			if _, err := c.Write(rawFrame(fBrief, epoch, "x")); err != nil {
-				break
-			}
-		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second)) // the last application stays as well
-		said, _ := io.ReadAll(c)
-		ln.Close()
-		for c := range open {
-			served++
-			c.Close()
-		}
-		if served > 40 || !bytes.Contains(said, []byte{fBye}) {
-			t.Errorf("%d streams were served; it was told %x", served, said)
 		}
 		w.expect(false)
 	})
