@@ -153,8 +153,9 @@ func (ln *listener) resume(l *link) {
 func (l *link) quiet() bool {
 	select {
 	case l.writing <- struct{}{}:
-		defer func() { <-l.writing }()
-		return l.net.clearWriteDeadline()
+		ok := l.net.clearWriteDeadline()
+		<-l.writing
+		return ok
 	default:
 		return false
 	}
@@ -166,8 +167,9 @@ func (ln *listener) awaitQuiet(l *link) bool {
 	defer t.Stop()
 	select {
 	case l.writing <- struct{}{}:
-		defer func() { <-l.writing }()
-		return l.net.SetWriteDeadline(time.Now().Add(closeWait)) == nil && l.net.waitSpill() == nil && l.net.clearWriteDeadline()
+		ok := l.net.SetWriteDeadline(time.Now().Add(closeWait)) == nil && l.net.waitSpill() == nil && l.net.clearWriteDeadline()
+		<-l.writing
+		return ok
 	case <-t.C:
 	case <-ln.ctx.Done():
 	}
@@ -182,8 +184,7 @@ func (ln *listener) serve(l *link) {
 	}
 	c := l.begin(true)
 	r := sc.request()
-	dec := sc.rules.Authorize(ln.ctx, r)
-	d := ln.mesh.decided(ln.ctx, r, &dec)
+	d := ln.decide(sc, r)
 	if d == nil {
 		select {
 		case ln.ready <- c:
@@ -191,7 +192,7 @@ func (ln *listener) serve(l *link) {
 		default:
 		}
 	}
-	ln.mesh.spawn(func() { ln.decided(sc, l.tls, c, r, d) })
+	ln.mesh.spawn(func() { ln.offer(sc, l.tls, c, r, d) })
 }
 
 // sayBye tells the client that there will be no more streams.

@@ -268,7 +268,8 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 		return // what changed since the handshake found no connection to look at
 	}
 	if !sc.relay {
-		l.offer(sc, t, c)
+		r := sc.request()
+		l.offer(sc, t, c, r, l.decide(sc, r))
 		return
 	}
 	defer l.asked.Add(-1)
@@ -279,15 +280,13 @@ func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	l.mesh.servePeer(l.ctx, sc, t)
 }
 
-// offer decides a connection, or the next stream of one, and hands it to Accept.
-func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn) {
-	r := sc.request()
+func (l *listener) decide(sc *serverConn, r *policy.Request) *DeniedError {
 	dec := sc.rules.Authorize(l.ctx, r)
-	l.decided(sc, t, c, r, l.mesh.decided(l.ctx, r, &dec))
+	return l.mesh.decided(l.ctx, r, &dec)
 }
 
-// decided is offer for what is decided: d is the denial, if it is one.
-func (l *listener) decided(sc *serverConn, t *tls.Conn, c net.Conn, r *policy.Request, d *DeniedError) {
+// offer hands a connection, or the next stream of one, to Accept, unless it was denied.
+func (l *listener) offer(sc *serverConn, t *tls.Conn, c net.Conn, r *policy.Request, d *DeniedError) {
 	if d != nil {
 		same := l.mesh.conns.refuse(sc)
 		l.mesh.decisions.denied(l.ctx, d, r, sc.net.peer)

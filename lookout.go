@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math"
 	"os"
-	"slices"
 	"time"
 )
 
@@ -64,7 +63,7 @@ func (c *conn) look() bool {
 		l.mu.Unlock()
 		defer c.restoreReadDeadline()
 	}
-	for !c.detached.Load() && !l.gone && (l.left == 0 || c.tail == nil || len(*c.tail) < maxTail) {
+	for !c.detached.Load() && !l.gone && (l.left == 0 || c.tail == nil || len(*c.tail) < cap(*c.tail)) {
 		if err := c.ahead(); err != nil {
 			return errors.Is(err, os.ErrDeadlineExceeded)
 		}
@@ -85,11 +84,10 @@ func (c *conn) ahead() error {
 		}
 		return err
 	}
-	var tail []byte
+	tail := make([]byte, 0, maxTail)
 	if c.tail != nil {
 		tail = *c.tail
 	}
-	tail = slices.Grow(tail, min(l.left, maxTail-len(tail)))
 	n, err := l.tls.Read(tail[len(tail):min(cap(tail), len(tail)+l.left)])
 	if n == 0 {
 		return l.truncated(err)

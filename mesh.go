@@ -320,8 +320,8 @@ func (m *Mesh) attend(f func()) {
 	}
 	m.wg.Add(1)
 	m.mu.Unlock()
-	defer m.wg.Done()
 	f()
+	m.wg.Done()
 }
 
 // drainPause is how long Shutdown keeps accepting after it has announced that it drains, so that the news overtakes

@@ -128,7 +128,7 @@ func (ln *listener) park(l *link) {
 func (ln *listener) work(l *link) {
 	defer ln.lot.workers.Done()
 	for ok := true; ok; {
-		ln.await(l, l.net.peer.conn)
+		ln.await(l)
 		if ln.lot.idle.Add(1) <= maxIdle {
 			l, ok = <-ln.lot.free
 		} else {
@@ -138,7 +138,7 @@ func (ln *listener) work(l *link) {
 	}
 }
 
-func (ln *listener) await(l *link, sc *serverConn) {
+func (ln *listener) await(l *link) {
 	defer ln.lot.wg.Done()
 	switch {
 	case l.bye.Load():
@@ -147,11 +147,11 @@ func (ln *listener) await(l *link, sc *serverConn) {
 		ln.lot.sendOff(l)
 	}
 	open := ln.awaitOpen(l)
-	if !ln.lot.remove(l) || !open || (l.bye.Load() || ln.mesh.unchecked(l)) && !sc.verify() || l.net.SetReadDeadline(time.Time{}) != nil {
+	if !ln.lot.remove(l) || !open || l.net.SetReadDeadline(time.Time{}) != nil {
 		_ = l.net.Close()
 		return
 	}
-	ln.offer(sc, l.tls, l.begin(true))
+	ln.serve(l)
 }
 
 // awaitOpen returns true once the next stream has begun.
