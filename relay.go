@@ -74,13 +74,13 @@ func (m *Mesh) askPeer(ctx context.Context, addr netip.AddrPort, path string, q 
 
 // encoded writes a query. [url.Values.Encode], which sorts it, would be 3 KB of every program.
 func encoded(q url.Values) string {
-	var s string
+	var parts []string
 	for key, values := range q {
 		for _, v := range values {
-			s += "&" + url.QueryEscape(key) + "=" + url.QueryEscape(v)
+			parts = append(parts, url.QueryEscape(key)+"="+url.QueryEscape(v))
 		}
 	}
-	return strings.TrimPrefix(s, "&")
+	return strings.Join(parts, "&")
 }
 
 // get makes one request of those in package wire. A nil body and a nil error is 204.

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -193,6 +192,6 @@ func newRequest(id spiffeid.ID) (*request, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	text := pemText("CERTIFICATE REQUEST", der)
 	return &request{id, key, text, sha256.Sum256(der)}, nil
 }

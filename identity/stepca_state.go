@@ -2,7 +2,6 @@ package identity
 
 import (
 	"crypto/ecdsa"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,10 +57,15 @@ func loadState(dir string) (*state, error) {
 // parseState checks that the key, the chain and the ID belong together; not that the chain
 // verifies, since it may have expired.
 func parseState(id, roots []byte) (*state, error) {
-	svid, err := x509svid.Parse(id, id)
+	certs, key, err := parsePair(id, id)
 	if err != nil {
 		return nil, err
 	}
+	of, err := x509svid.IDFromCert(certs[0])
+	if err != nil {
+		return nil, err
+	}
+	svid := &x509svid.SVID{ID: of, Certificates: certs, PrivateKey: key}
 	if err := checkSize(svid.Certificates); err != nil {
 		return nil, err
 	}
@@ -98,20 +102,20 @@ func save(dir, anchor string, svid *x509svid.SVID, bundle *x509bundle.Bundle) er
 	if err != nil {
 		return err
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	text := pemText("PRIVATE KEY", der)
 	for _, c := range svid.Certificates {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		text += pemText("CERTIFICATE", c.Raw)
 	}
-	return atomicfile.Write(filepath.Join(dir, identityFile), text, 0o600)
+	return atomicfile.Write(filepath.Join(dir, identityFile), []byte(text), 0o600)
 }
 
 func saveRoots(dir, anchor string, bundle *x509bundle.Bundle) error {
 	if dir == "" {
 		return nil
 	}
-	pem, err := bundle.Marshal()
-	if err != nil {
-		return err
+	text := anchorPrefix + anchor + "\n"
+	for _, c := range bundle.X509Authorities() {
+		text += pemText("CERTIFICATE", c.Raw)
 	}
-	return atomicfile.Write(filepath.Join(dir, rootsFile), append([]byte(anchorPrefix+anchor+"\n"), pem...), 0o600)
+	return atomicfile.Write(filepath.Join(dir, rootsFile), []byte(text), 0o600)
 }

@@ -45,7 +45,7 @@ func TestState(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, filepath.Join(dir, "identity.pem"), string(key)+string(cert))
-		}, "does not match private key", 0},
+		}, "is not that of the private key", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -9,12 +9,12 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"os"
 	"time"
 
 	"github.com/intramesh/mesh/internal/wire"
@@ -26,16 +26,24 @@ import (
 // bits.
 func X509Proof(certFile, keyFile string, id spiffeid.ID) Prover {
 	return func(_ context.Context, csr [sha256.Size]byte) (Proof, error) {
-		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		certs, err := os.ReadFile(certFile)
 		if err != nil {
 			return Proof{}, fmt.Errorf("the certificate to enrol with: %w", err)
 		}
-		signer, ok := pair.PrivateKey.(crypto.Signer)
-		if !ok {
-			return Proof{}, fmt.Errorf("the key in %s can't sign", keyFile)
+		key, err := os.ReadFile(keyFile)
+		if err != nil {
+			return Proof{}, fmt.Errorf("the certificate to enrol with: %w", err)
+		}
+		parsed, signer, err := parsePair(certs, key)
+		if err != nil {
+			return Proof{}, fmt.Errorf("the certificate to enrol with: %w", err)
+		}
+		chain := make([][]byte, len(parsed))
+		for i, c := range parsed {
+			chain[i] = c.Raw
 		}
 		now := time.Now()
-		token, err := signJWT(signer, pair.Certificate, map[string]any{
+		token, err := signJWT(signer, chain, map[string]any{
 			"aud": wire.EnrolAudience(id.TrustDomain().Name()), "sub": ServiceName(id),
 			"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(), "jti": rand.Text(),
 			"cnf": map[string]string{"x5rt#S256": base64.RawURLEncoding.EncodeToString(csr[:])},

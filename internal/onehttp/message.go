@@ -54,13 +54,13 @@ func readHead(in *bufio.Reader) (h head, err error) {
 	}
 }
 
-// readLine returns a line without its end.
+// readLine returns a line without its end, of what in's buffer holds at most.
 func readLine(in *bufio.Reader) (string, error) {
-	s, err := in.ReadString('\n')
+	b, err := in.ReadSlice('\n')
 	if err != nil {
 		return "", err
 	}
-	return strings.TrimSuffix(s[:len(s)-1], "\r"), nil
+	return strings.TrimSuffix(string(b[:len(b)-1]), "\r"), nil
 }
 
 // status reads the first line of a response.

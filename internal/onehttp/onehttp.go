@@ -16,8 +16,11 @@ import (
 	"time"
 )
 
-// maxHeader bounds the headers of a message.
-const maxHeader = 64 << 10
+// maxHeader bounds the headers of a message, maxLine each of them.
+const (
+	maxHeader = 64 << 10
+	maxLine   = 16 << 10
+)
 
 // ErrTooLarge is inside the error for an answer that is larger than the caller's limit.
 var ErrTooLarge = errors.New("the answer is too large")
@@ -35,7 +38,7 @@ type Conn struct {
 // NewConn takes over c.
 func NewConn(c net.Conn) *Conn {
 	src := &io.LimitedReader{R: c}
-	return &Conn{conn: c, in: bufio.NewReader(src), src: src}
+	return &Conn{conn: c, in: bufio.NewReaderSize(src, maxLine), src: src}
 }
 
 // Close closes the connection.
@@ -102,7 +105,7 @@ func (c *Conn) next() (h head, status int, err error) {
 
 // Serve reads one request without a body and sends h's answer. It does not close c.
 func Serve(c net.Conn, h func(method string, u *url.URL) (status int, body []byte)) error {
-	in, err := readHead(bufio.NewReader(io.LimitReader(c, maxHeader)))
+	in, err := readHead(bufio.NewReaderSize(io.LimitReader(c, maxHeader), maxLine))
 	if err != nil {
 		return err
 	}
