@@ -2,8 +2,10 @@ package store_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -71,6 +73,19 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// unpacked returns what gzip makes of data, nil where it finds it damaged.
+func unpacked(data []byte) []byte {
+	zr, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil
+	}
+	all, err := io.ReadAll(zr)
+	if err != nil {
+		return nil
+	}
+	return all
+}
+
 // TestSnapshotDamage: nothing is written from a snapshot that is not whole.
 func TestSnapshotDamage(t *testing.T) {
 	db := open(t, newStore(t))
@@ -97,6 +112,9 @@ func TestSnapshotDamage(t *testing.T) {
 	for i := 10; i < len(whole)-8; i += 7 {
 		flipped := bytes.Clone(whole)
 		flipped[i] ^= 1
+		if bytes.Equal(unpacked(flipped), unpacked(whole)) {
+			continue // a length of a Huffman code that is not used, say: nothing is damaged
+		}
 		refused("flipped", flipped, "example.test")
 	}
 	refused("another mesh's", whole, "other.test")
