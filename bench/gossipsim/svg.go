@@ -71,7 +71,7 @@ func (p panel) draw(b *strings.Builder, left int, results []*result) {
 	}
 	labelled := math.Inf(-1) // where a number stands
 	for _, r := range results {
-		if x(r.N) < labelled+30 {
+		if x(r.N) < labelled+36 {
 			continue
 		}
 		labelled = x(r.N)
