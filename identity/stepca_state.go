@@ -1,7 +1,7 @@
 package identity
 
 import (
-	"crypto/ecdsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -94,11 +94,7 @@ func save(dir, anchor string, svid *x509svid.SVID, bundle *x509bundle.Bundle) er
 	if err := saveRoots(dir, anchor, bundle); err != nil || dir == "" {
 		return err
 	}
-	key, ok := svid.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok {
-		return fmt.Errorf("a key of type %T can't be kept", svid.PrivateKey)
-	}
-	der, err := marshalKey(key)
+	der, err := x509.MarshalPKCS8PrivateKey(svid.PrivateKey)
 	if err != nil {
 		return err
 	}
