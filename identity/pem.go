@@ -23,6 +23,14 @@ func pemText(kind string, der []byte) string {
 	return b.String()
 }
 
+func pemChain(certs []*x509.Certificate) string {
+	texts := make([]string, len(certs))
+	for i, c := range certs {
+		texts[i] = pemText("CERTIFICATE", c.Raw)
+	}
+	return strings.Join(texts, "")
+}
+
 // parsePair reads a chain of certificates, and the key of the first, of PEM. (tls.X509KeyPair and its like would be 15 KB of every program.)
 func parsePair(chain, key []byte) (certs []*x509.Certificate, signer crypto.Signer, err error) {
 	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {

@@ -98,10 +98,7 @@ func save(dir, anchor string, svid *x509svid.SVID, bundle *x509bundle.Bundle) er
 	if err != nil {
 		return err
 	}
-	text := pemText("PRIVATE KEY", der)
-	for _, c := range svid.Certificates {
-		text += pemText("CERTIFICATE", c.Raw)
-	}
+	text := pemText("PRIVATE KEY", der) + pemChain(svid.Certificates)
 	return atomicfile.Write(filepath.Join(dir, identityFile), []byte(text), 0o600)
 }
 
@@ -109,9 +106,6 @@ func saveRoots(dir, anchor string, bundle *x509bundle.Bundle) error {
 	if dir == "" {
 		return nil
 	}
-	text := anchorPrefix + anchor + "\n"
-	for _, c := range bundle.X509Authorities() {
-		text += pemText("CERTIFICATE", c.Raw)
-	}
+	text := anchorPrefix + anchor + "\n" + pemChain(bundle.X509Authorities())
 	return atomicfile.Write(filepath.Join(dir, rootsFile), []byte(text), 0o600)
 }
