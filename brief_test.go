@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/internal/testserve"
 )
 
 // briefly dials, has a message answered, and closes, n times without a pause.
@@ -132,16 +133,10 @@ func TestBriefStreamsWhateverTheApplicationDoes(t *testing.T) {
 					t.Fatal(err)
 				}
 				var accepted atomic.Int64
-				go func() {
-					for {
-						c, err := ln.Accept()
-						if err != nil {
-							return
-						}
-						accepted.Add(1)
-						go serve(c)
-					}
-				}()
+				testserve.Each(ln, func(c net.Conn) {
+					accepted.Add(1)
+					serve(c)
+				})
 				const calls = 40
 				start, before := time.Now(), allowed(w.payments)
 				if err := briefly(t.Context(), w.orders, "payments:other", calls); err != nil {
@@ -203,21 +198,13 @@ func TestBriefStreamIsReadLater(t *testing.T) {
 		}
 		const calls = 10
 		read := make(chan string, calls)
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					_, _ = io.WriteString(c, "ping")
-					<-time.After(time.Minute)
-					b, err := io.ReadAll(c)
-					read <- fmt.Sprint(string(b), err)
-				}()
-			}
-		}()
+		testserve.Each(ln, func(c net.Conn) {
+			defer c.Close()
+			_, _ = io.WriteString(c, "ping")
+			<-time.After(time.Minute)
+			b, err := io.ReadAll(c)
+			read <- fmt.Sprint(string(b), err)
+		})
 		if err := briefly(t.Context(), w.orders, "payments:later", calls); err != nil {
 			t.Fatal(err)
 		}
@@ -242,19 +229,11 @@ func TestBriefStreamEnds(t *testing.T) {
 					t.Fatal(err)
 				}
 				ended := make(chan error, 10)
-				go func() {
-					for {
-						c, err := ln.Accept()
-						if err != nil {
-							return
-						}
-						go func() {
-							defer c.Close()
-							_, err := io.Copy(c, c)
-							ended <- err
-						}()
-					}
-				}()
+				testserve.Each(ln, func(c net.Conn) {
+					defer c.Close()
+					_, err := io.Copy(c, c)
+					ended <- err
+				})
 				if err := briefly(t.Context(), w.orders, "payments:end", 10); err != nil {
 					t.Fatal(err)
 				}

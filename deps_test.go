@@ -71,7 +71,7 @@ var depRules = []depRule{{
 }, {
 	name:   "test helpers stay out of programs",
 	from:   []string{"..."},
-	except: []string{"meshtest/...", "discovery/discoverytest/...", "discovery/internal/dnstest/...", "discovery/internal/realtest/...", "internal/testca/..."},
+	except: []string{"meshtest/...", "discovery/discoverytest/...", "discovery/internal/dnstest/...", "discovery/internal/realtest/...", "internal/testca/...", "internal/testserve/..."},
 	forbid: map[string]string{
 		"testing":                            "it registers flags in programs",
 		"go.uber.org/goleak":                 "for tests only",

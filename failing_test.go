@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -181,19 +182,10 @@ func acceptAll(t *testing.T, m *mesh.Mesh, serve func(net.Conn)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { serve(c) })
-		}
-	})
+	wait := testserve.Each(ln, serve)
 	t.Cleanup(func() {
 		_ = ln.Close()
-		wg.Wait()
+		wait()
 	})
 }
 

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/discovery"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -22,19 +23,15 @@ func silent(t *testing.T, n *meshtest.Net, port uint16) discovery.Endpoint {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			defer c.Close()
-		}
+	end := make(chan struct{})
+	wait := testserve.Each(ln, func(c net.Conn) {
+		<-end
+		_ = c.Close()
 	})
 	t.Cleanup(func() {
 		_ = ln.Close()
-		wg.Wait()
+		close(end)
+		wait()
 	})
 	return discovery.Endpoint{Service: "payments", Instance: "silent", Addr: addrOf(ln)}
 }

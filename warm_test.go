@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/meshtest"
 	"github.com/intramesh/mesh/policy"
 	"golang.org/x/net/nettest"
@@ -172,19 +173,10 @@ func (w *memWorld) renew(s *changingSource, service string, bundle bool) {
 
 // serveEcho echoes each connection, after begin, until the listener is closed.
 func serveEcho(ln net.Listener, begin func(net.Conn)) {
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				begin(c)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	testserve.Each(ln, func(c net.Conn) {
+		begin(c)
+		testserve.Echo(c)
+	})
 }
 
 // expect calls, and checks whether that needs a handshake.
@@ -445,19 +437,11 @@ func TestSlowCloseHoldsUpNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					_, _ = io.Copy(c, c)
-					<-time.After(time.Hour)
-					c.Close()
-				}()
-			}
-		}()
+		testserve.Each(ln, func(c net.Conn) {
+			_, _ = io.Copy(c, c)
+			<-time.After(time.Hour)
+			_ = c.Close()
+		})
 		start := time.Now()
 		for range 20 {
 			c, err := w.orders.Dial(t.Context(), "tcp", "payments:slow")

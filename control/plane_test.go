@@ -18,6 +18,7 @@ import (
 	"github.com/intramesh/mesh/control/admin"
 	"github.com/intramesh/mesh/control/internal/etcdtest"
 	"github.com/intramesh/mesh/control/rulesfile"
+	"github.com/intramesh/mesh/internal/testserve"
 	"go.uber.org/goleak"
 )
 
@@ -144,22 +145,10 @@ func echo(t *testing.T, m *mesh.Mesh) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			})
-		}
-	})
+	wait := testserve.Each(ln, testserve.Echo)
 	t.Cleanup(func() {
 		_ = m.Close() // ends what is open
-		wg.Wait()
+		wait()
 	})
 	return netip.MustParseAddrPort(ln.Addr().String())
 }

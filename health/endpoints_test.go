@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -20,6 +19,7 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/health"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -166,22 +166,10 @@ func TestConnect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				for {
-					c, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					wg.Go(func() {
-						_, _ = io.Copy(c, c)
-						_ = c.Close()
-					})
-				}
-			})
+			wait := testserve.Each(ln, testserve.Echo)
 			t.Cleanup(func() {
 				_ = ln.Close()
-				wg.Wait()
+				wait()
 			})
 			all = append(all, m)
 		}

@@ -2,7 +2,6 @@ package consul_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"maps"
@@ -63,7 +62,7 @@ ports { http = ` + http + " dns = -1 grpc = -1 grpc_tls = -1 server = " + port()
 func (s *server) start() *server {
 	s.t.Helper()
 	s.Process = realtest.Start(s.t, s.path, s.args...)
-	s.eventually(s.t, "Consul has a leader", func() bool {
+	realtest.Eventually(s.t, "Consul has a leader", func() bool {
 		code, answer, err := s.request(s.t, http.MethodGet, "/v1/status/leader", nil)
 		if err != nil || code != http.StatusOK || !strings.Contains(answer, ":") {
 			return false
@@ -72,22 +71,6 @@ func (s *server) start() *server {
 		return err == nil && code == http.StatusOK && (s.token != "" || len(answer) > 10)
 	})
 	return s
-}
-
-// eventually asks until cond holds.
-func (s *server) eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 func (s *server) request(t testing.TB, method, path string, body any) (int, string, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/intramesh/mesh/discovery/consul"
 	"github.com/intramesh/mesh/discovery/discoverytest"
+	"github.com/intramesh/mesh/discovery/internal/realtest"
 	"github.com/intramesh/mesh/discovery/internal/testlog"
 	"github.com/intramesh/mesh/internal/atomicfile"
 )
@@ -77,7 +78,7 @@ func testConsulErrors(t *testing.T, s *server) {
 		var log testlog.Buffer
 		tt.cfg.URL, tt.cfg.Logger = s.url, slog.New(slog.NewTextHandler(&log, nil))
 		follow(t, tt.cfg)
-		s.eventually(t, tt.says, func() bool { return strings.Contains(log.String(), tt.says) })
+		realtest.Eventually(t, tt.says, func() bool { return strings.Contains(log.String(), tt.says) })
 	}
 }
 
@@ -133,7 +134,7 @@ func TestConsulACL(t *testing.T) {
 }`)
 	s.token = root
 	s.start()
-	s.eventually(t, "the token of the administrator", func() bool {
+	realtest.Eventually(t, "the token of the administrator", func() bool {
 		code, _, err := s.request(t, http.MethodGet, "/v1/acl/token/self", nil)
 		return err == nil && code == http.StatusOK
 	})

@@ -2,7 +2,6 @@ package kubernetes_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -103,26 +102,10 @@ func (c *cluster) start(t *testing.T) {
 		"--token-auth-file", c.file("users.csv"), "--authorization-mode", "RBAC", "--etcd-compaction-interval", "0",
 		"--endpoint-reconciler-type", "none", "--max-requests-inflight", "0", "--max-mutating-requests-inflight", "0", "--enable-priority-and-fairness=false",
 	}, c.flags...)...)
-	c.eventually(t, "kube-apiserver is ready", func() bool {
+	realtest.Eventually(t, "kube-apiserver is ready", func() bool {
 		code, _, err := c.request(t, http.MethodGet, "/readyz", nil)
 		return err == nil && code == http.StatusOK
 	})
-}
-
-// eventually asks until cond holds.
-func (c *cluster) eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // request is one of the administrator's.
@@ -190,7 +173,7 @@ const accounts = "/api/v1/namespaces/default/serviceaccounts"
 // grant gives the process a new token, as the kubelet does.
 func (c *cluster) grant(t *testing.T) {
 	t.Helper()
-	c.eventually(t, "the namespace default", func() bool {
+	realtest.Eventually(t, "the namespace default", func() bool {
 		code, _, err := c.request(t, http.MethodGet, "/api/v1/namespaces/default", nil)
 		return err == nil && code == http.StatusOK
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/discoverytest"
+	"github.com/intramesh/mesh/discovery/internal/realtest"
 	"github.com/intramesh/mesh/discovery/internal/testlog"
 )
 
@@ -140,7 +141,7 @@ func testClusterWatches(t *testing.T, c *cluster) {
 	await(t, src, "10.0.0.1:8443")
 	changed := src.Lookup("payments").Changed
 	n := 0
-	c.eventually(t, "three watches", func() bool {
+	realtest.Eventually(t, "three watches", func() bool {
 		n++
 		c.put(t, slice("x", "orders", "IPv4", pod("o", fmt.Sprintf("10.0.0.%d", n)))) // which moves on the version
 		_, _, watches := p.asked()
@@ -180,7 +181,7 @@ func testClusterRefused(t *testing.T, c *cluster) {
 	await(t, src, "10.0.0.1:8443")
 	said := func(what string) {
 		t.Helper()
-		c.eventually(t, what, func() bool {
+		realtest.Eventually(t, what, func() bool {
 			p.cut()
 			return strings.Contains(log.String(), what)
 		})

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	member "github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control/admin"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/policy"
 )
 
@@ -104,22 +104,10 @@ func echo(t *testing.T, m *member.Mesh) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			})
-		}
-	})
+	wait := testserve.Each(ln, testserve.Echo)
 	t.Cleanup(func() {
 		_ = m.Close() // ends what is open
-		wg.Wait()
+		wait()
 	})
 	return netip.MustParseAddrPort(ln.Addr().String())
 }

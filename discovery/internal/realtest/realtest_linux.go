@@ -3,6 +3,7 @@
 package realtest
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Binary returns the path that an environment variable holds, or skips the test.
@@ -87,6 +89,22 @@ func Address(t testing.TB) string {
 		if err == nil {
 			_ = pc.Close()
 			return addr
+		}
+	}
+}
+
+// Eventually asks until cond holds.
+func Eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("never: %s", what)
 		}
 	}
 }
