@@ -2,6 +2,7 @@ package gossip_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -271,14 +272,33 @@ func TestObserverConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	cred := func(service string) gossip.Identity { return (&domain{nil, ca}).credential(t, service) }
-	discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
-		cfg := config()
-		cfg.Identity = cred("ledger")
-		seed := join(t, cfg).Addr().String()
-		return discoverytest.Harness{Lacks: discoverytest.Lacks{Instance: true}, Join: func(t testing.TB) discoverytest.Member {
-			s := &several{t: t, cred: cred, seed: func() []string { return []string{seed} }, members: make(map[string]*gossip.Member)}
-			o := startObserver(t, gossip.Config{Seeds: []string{seed}, Identity: cred("orders")})
-			return discoverytest.Member{Resolver: o, Registrar: s, Leave: s.leave}
-		}}
-	})
+	for name, start := range map[string]func(testing.TB, gossip.Config) discovery.Resolver{
+		"observer": func(t testing.TB, cfg gossip.Config) discovery.Resolver { return startObserver(t, cfg) },
+		"participant": func(t testing.TB, cfg gossip.Config) discovery.Resolver {
+			p, err := gossip.Participate(t.Context(), gossip.Participation{Config: cfg, Observe: gossip.Observe,
+				Enter: func(context.Context) ([][]byte, []string, error) { return nil, nil, errors.New("it observes") }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := p.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			discoverytest.Run(t, func(t *testing.T) discoverytest.Harness {
+				cfg := config()
+				cfg.Identity = cred("ledger")
+				seed := join(t, cfg).Addr().String()
+				return discoverytest.Harness{Lacks: discoverytest.Lacks{Instance: true}, Join: func(t testing.TB) discoverytest.Member {
+					s := &several{t: t, cred: cred, seed: func() []string { return []string{seed} }, members: make(map[string]*gossip.Member)}
+					o := start(t, gossip.Config{Seeds: []string{seed}, Identity: cred("orders")})
+					return discoverytest.Member{Resolver: o, Registrar: s, Leave: s.leave}
+				}}
+			})
+		})
+	}
 }
