@@ -12,8 +12,8 @@ import (
 const (
 	SuspectTTL     = time.Minute
 	RejoinInterval = 10 * time.Second
-	// ProbeInterval is such that 99 % of a pool of 1,000 hold a crashed member dead within 5 s, whoever it is. When it is probed is chance: with 500 ms
-	// 50 crashes took up to 5.8 s.
+	// ProbeInterval decides how soon a crash is known. When a member is probed is chance: of 50 crashes among 1,000 modelled members the slowest was
+	// known to 99 % after 4.0 to 4.5 s in three runs (among 500, after 5.2 s in one of two); with 500 ms, after 5.7 s.
 	ProbeInterval  = 400 * time.Millisecond
 	GossipInterval = 100 * time.Millisecond
 	SyncInterval   = 30 * time.Second
