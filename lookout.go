@@ -74,13 +74,12 @@ func (c *conn) look() bool {
 // ahead reads a frame, or payload, if it is there.
 func (c *conn) ahead() error {
 	l := c.link
-	l.net.tryRead = true
-	defer func() { l.net.tryRead = false }()
 	if l.left == 0 {
+		l.net.tryRead = true
 		f, err := l.readFrame()
+		l.net.tryRead = false
 		if err == nil {
-			l.net.tryRead = false
-			c.handle(f)
+			c.handle(f) // from here on the link may be the next stream's
 		}
 		return err
 	}
@@ -88,7 +87,9 @@ func (c *conn) ahead() error {
 	if c.tail != nil {
 		tail = *c.tail
 	}
+	l.net.tryRead = true
 	n, err := l.tls.Read(tail[len(tail):min(cap(tail), len(tail)+l.left)])
+	l.net.tryRead = false
 	if n == 0 {
 		return l.truncated(err)
 	}

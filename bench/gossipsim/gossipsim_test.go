@@ -67,7 +67,7 @@ func complete(t *testing.T, r *result) {
 // TestAgreement holds the model against real members.
 func TestAgreement(t *testing.T) {
 	o := orderOf(1)
-	o.crashes, o.scenarios = 20, []string{"idle", "update", "crash", "churn"}
+	o.crashes, o.scenarios = 20, []string{joining, "idle", "update", "crash", "churn"}
 	members, model := &result{N: 50, Figures: make(map[string]float64)}, &result{N: 50, Model: true, Figures: make(map[string]float64)}
 	synctest.Test(t, func(t *testing.T) {
 		if err := o.members(t.Context(), members); err != nil {

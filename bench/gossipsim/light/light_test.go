@@ -162,7 +162,8 @@ func TestWhole(t *testing.T) {
 		return light.Traffic{Packets: after.Packets - before.Packets, Bytes: after.Bytes - before.Bytes, Streams: after.Streams - before.Streams}
 	}
 	a, b := idle(joined), idle(p)
-	if near := func(x, y int64) bool { return 20*x < 21*y && 20*y < 21*x }; !near(a.Packets, b.Packets) || !near(a.Bytes, b.Bytes) || !near(a.Streams, b.Streams) {
+	near := func(x, y, percent int64) bool { return 100*x < (100+percent)*y && 100*y < (100+percent)*x }
+	if !near(a.Packets, b.Packets, 5) || !near(a.Bytes, b.Bytes, 5) || !near(a.Streams, b.Streams, 20) { // of streams there are some 600, at random times
 		t.Errorf("one that has joined sends %+v in five minutes, one that was whole %+v", a, b)
 	}
 	p.Kill(n - 1)
