@@ -205,7 +205,8 @@ func (o *observer) through(ctx context.Context, i int, addr netip.AddrPort) erro
 			connected = true
 			o.connected(i, addr)
 			defer func() { o.lost(i, time.Now()) }()
-			writer.Go(func() { o.ask(ctx, i, c) })
+			wake := o.up[i].wake
+			writer.Go(func() { o.ask(ctx, i, c, wake) })
 		}
 		now := time.Now()
 		if now.Sub(checked) >= doubtGap {
@@ -249,10 +250,9 @@ func (o *observer) sentAway(i int, c *tls.Conn, r *bufio.Reader, buf []byte) {
 }
 
 // ask writes what upstream i is asked, and that we live.
-func (o *observer) ask(ctx context.Context, i int, conn *tls.Conn) {
+func (o *observer) ask(ctx context.Context, i int, conn *tls.Conn, wake <-chan struct{}) {
 	beat := time.NewTicker(askGap)
 	defer beat.Stop()
-	wake := o.up[i].wake
 	for {
 		var b []byte
 		select {
