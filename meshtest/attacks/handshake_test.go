@@ -43,7 +43,7 @@ func (p *peer) half(writes int, reads bool) {
 
 // perConn is what a connection holds, the attacker's end included, before anybody knows whose it is: at most 1,024 of them are in a
 // handshake at once.
-const perConn = 48 << 10
+const perConn = 56 << 10
 
 // handshakeAttacks are what strangers can do.
 func handshakeAttacks() []attack {
