@@ -22,8 +22,8 @@ const (
 	svgColumns = 2
 	svgColumn  = 390
 	svgTop     = 56
-	svgLeft    = 104
-	svgBars    = 250 // of the longest, with its interval
+	svgLeft    = 124
+	svgBars    = 230 // of the longest, with its interval
 	svgRow     = 18
 	svgHeading = 36
 )
