@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -40,10 +39,7 @@ func TestClientThatNeverReadsBriefly(t *testing.T) {
 // Applications that stay with streams that a client has left are bounded: the client is told, and then cut off.
 func TestClientThatLeavesAndLeaves(t *testing.T) {
 	bubble(t, func(t *testing.T, w *memWorld) {
-		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "stay"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		ln := w.listen("stay")
 		served, open := 0, make(chan net.Conn, 1000)
 		go func() {
 			defer close(open)

@@ -128,10 +128,7 @@ func TestBriefStreamsWhateverTheApplicationDoes(t *testing.T) {
 				w := newMemWorld(t)
 				defer w.payments.Close()
 				defer w.orders.Close()
-				ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "other"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				ln := w.listen("other")
 				var accepted atomic.Int64
 				testserve.Each(ln, func(c net.Conn) {
 					accepted.Add(1)
@@ -192,10 +189,7 @@ func TestBriefStreamIsReadLater(t *testing.T) {
 		w := newMemWorld(t)
 		defer w.payments.Close()
 		defer w.orders.Close()
-		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "later"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		ln := w.listen("later")
 		const calls = 10
 		read := make(chan string, calls)
 		testserve.Each(ln, func(c net.Conn) {
@@ -224,10 +218,7 @@ func TestBriefStreamEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *memWorld) {
-				ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "end"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				ln := w.listen("end")
 				ended := make(chan error, 10)
 				testserve.Each(ln, func(c net.Conn) {
 					defer c.Close()

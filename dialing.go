@@ -21,7 +21,6 @@ type dialing struct {
 	tried    []endpoint
 	attempts []dialTry     // in the race
 	pause    time.Duration // until the next one starts, when none fails
-	due      time.Time     // when that is
 	last     error
 }
 
@@ -47,30 +46,27 @@ func (m *Mesh) dial(ctx context.Context, t target, alpn []string) (net.Conn, err
 
 func (d *dialing) run() (net.Conn, error) {
 	for more := true; more || d.race != nil && d.race.running > 0; {
-		var wait time.Duration // any time, if no other one is left to start
-		if more {
-			if wait = time.Until(d.due); wait <= 0 || d.race.running == 0 {
-				p, err := d.set.pick(d.tried...)
-				if err != nil {
-					if more = false; d.race == nil {
-						d.last = &DialError{Service: d.target.service, Port: d.target.port, Err: err}
-					}
-					continue
+		if more && (d.race == nil || d.race.ready()) {
+			p, err := d.set.pick(d.tried...)
+			if err != nil {
+				if more = false; d.race == nil {
+					d.last = &DialError{Service: d.target.service, Port: d.target.port, Err: err}
 				}
-				if c, err := d.begin(p); c != nil || err != nil {
-					return c, err
-				}
-				more = len(d.tried) < maxAttempts
 				continue
 			}
+			if c, err := d.begin(p); c != nil || err != nil {
+				return c, err
+			}
+			more = len(d.tried) < maxAttempts
+			continue
 		}
-		e, ok := d.race.next(wait)
+		e, ok := d.race.next(more)
 		switch {
 		case !ok || e.connected:
 		case e.err == nil:
 			return d.won(e.c, d.attempts[e.which].picked), nil
 		default:
-			d.last, d.due = e.err, time.Time{}
+			d.last, d.race.due = e.err, time.Time{}
 			d.lost(e.which, false)
 			more = more && d.ctx.Err() == nil && d.mesh.ctx.Err() == nil
 		}
@@ -97,7 +93,7 @@ func (d *dialing) begin(p picked) (net.Conn, error) {
 	}
 	d.race.start(len(d.attempts), func(ctx context.Context, _ func()) (net.Conn, error) { return m.connectTo(ctx, t, addr, alpn) })
 	d.attempts = append(d.attempts, dialTry{p, start})
-	d.due = time.Now().Add(d.pause)
+	d.race.due = time.Now().Add(d.pause)
 	d.pause *= 2
 	return nil, nil
 }

@@ -9,7 +9,7 @@ import (
 // cost each a quarter KiB. The zero value is ready.
 type expiries struct {
 	mu    sync.Mutex
-	queue []*serverConn // a binary heap by expires: the next one is the first
+	queue []*serverConn // a binary heap by expires: the next one is the first (container/heap would be 4 KB of every program)
 	timer *time.Timer   // nil while there was none
 }
 

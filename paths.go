@@ -71,28 +71,25 @@ func byPaths(ctx context.Context, paths []netip.AddrPort, connect func(ctx conte
 	r := newRace(ctx, len(paths))
 	defer r.end(func(int) {})
 	var last error
-	var due time.Time // of the next one
 	for started := 0; started < len(paths) || r.running > 0; {
-		var wait time.Duration // any time, once all have started
-		if started < len(paths) {
-			if wait = time.Until(due); wait <= 0 || r.running == 0 {
-				to := paths[started]
-				r.start(started, func(ctx context.Context, connected func()) (net.Conn, error) { return connect(ctx, to, connected) })
-				started++
-				due = time.Now().Add(headStart)
-				continue
-			}
+		more := started < len(paths)
+		if more && r.ready() {
+			to := paths[started]
+			r.start(started, func(ctx context.Context, connected func()) (net.Conn, error) { return connect(ctx, to, connected) })
+			started++
+			r.due = time.Now().Add(headStart)
+			continue
 		}
-		e, ok := r.next(wait)
+		e, ok := r.next(more)
 		switch {
 		case !ok:
 		case e.connected && e.which == started-1:
-			due = due.Add(silence - headStart)
+			r.due = r.due.Add(silence - headStart)
 		case e.connected:
 		case e.err == nil, !anotherMay(e.err):
 			return e.c, e.which, e.err
 		default:
-			last, due = e.err, time.Time{}
+			last, r.due = e.err, time.Time{}
 		}
 	}
 	return nil, 0, last

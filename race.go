@@ -21,6 +21,7 @@ type race struct {
 	cancel  context.CancelFunc
 	events  chan raceEvent // never full
 	running int
+	due     time.Time // when another attempt may begin beside those that run
 }
 
 // A raceEvent is the end of an attempt, or that it has got as far as being connected.
@@ -46,11 +47,14 @@ func (r *race) start(which int, attempt func(ctx context.Context, connected func
 	}()
 }
 
-// next returns the next event, or false after a time; 0 is any time.
-func (r *race) next(patience time.Duration) (raceEvent, bool) {
+// ready reports whether another attempt may begin.
+func (r *race) ready() bool { return r.running == 0 || !time.Now().Before(r.due) }
+
+// next returns the next event, or false when another attempt may begin, if there are more.
+func (r *race) next(more bool) (raceEvent, bool) {
 	var over <-chan time.Time
-	if patience > 0 {
-		t := time.NewTimer(patience)
+	if more {
+		t := time.NewTimer(time.Until(r.due))
 		defer t.Stop()
 		over = t.C
 	}
@@ -69,7 +73,7 @@ func (r *race) next(patience time.Duration) (raceEvent, bool) {
 func (r *race) end(lost func(which int)) {
 	r.cancel()
 	for r.running > 0 {
-		switch e, _ := r.next(0); {
+		switch e, _ := r.next(false); {
 		case e.connected:
 			continue
 		case e.err == nil:

@@ -154,6 +154,16 @@ func newMemWorld(t *testing.T) *memWorld {
 	return w
 }
 
+// listen has payments listen at another port.
+func (w *memWorld) listen(port string) net.Listener {
+	w.t.Helper()
+	ln, err := w.payments.Listen(w.t.Context(), "tcp", ":0", mesh.ListenOptions{Port: port})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ln
+}
+
 func (w *memWorld) renew(s *changingSource, service string, bundle bool) {
 	w.t.Helper()
 	src := w.net.Identity(w.t, service)
@@ -331,10 +341,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 		w := newMemWorld(t)
 		defer w.payments.Close()
 		defer w.orders.Close()
-		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "greeting"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		ln := w.listen("greeting")
 		accepted := make(chan struct{}, 10)
 		serveEcho(ln, func(c net.Conn) {
 			accepted <- struct{}{}
@@ -433,10 +440,7 @@ func TestSlowCloseHoldsUpNobody(t *testing.T) {
 		w := newMemWorld(t)
 		defer w.payments.Close()
 		defer w.orders.Close()
-		ln, err := w.payments.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{Port: "slow"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		ln := w.listen("slow")
 		testserve.Each(ln, func(c net.Conn) {
 			_, _ = io.Copy(c, c)
 			<-time.After(time.Hour)

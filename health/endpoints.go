@@ -204,12 +204,12 @@ func (c *checker) judge(o outcome) {
 		a.probe.Close()
 		return
 	}
-	denied := (*mesh.DeniedError)(nil)
-	if errors.As(o.err, &denied) && (c.denied.IsZero() || time.Since(c.denied) > tellAgain) {
+	denied, isDenied := errors.AsType[*mesh.DeniedError](o.err)
+	if isDenied && (c.denied.IsZero() || time.Since(c.denied) > tellAgain) {
 		c.denied = time.Now()
 		c.mesh.Logger().Warn("the rules deny health checks: they tell only who can be reached", "service", c.service, "addr", a.ep.Addr, "error", denied)
 	}
-	news := a.take(o.err == nil || denied != nil, &c.cfg)
+	news := a.take(o.err == nil || isDenied, &c.cfg)
 	if a.ill || news {
 		c.mesh.Avoid(a.ep, a.ill) // also when it is not news: the balancer may have forgotten it meanwhile
 	}

@@ -50,23 +50,16 @@ type Config struct {
 }
 
 func (c Config) defaulted() Config {
-	for _, d := range []struct {
-		field     *time.Duration
-		otherwise time.Duration
-	}{{&c.Interval, 5 * time.Second}, {&c.Timeout, 2 * time.Second}} {
-		if *d.field <= 0 {
-			*d.field = d.otherwise
-		}
-	}
-	for _, d := range []struct {
-		field     *int
-		otherwise int
-	}{{&c.Fall, 3}, {&c.Rise, 2}, {&c.Rate, 10}} {
-		if *d.field <= 0 {
-			*d.field = d.otherwise
-		}
-	}
+	c.Interval, c.Timeout = positive(c.Interval, 5*time.Second), positive(c.Timeout, 2*time.Second)
+	c.Fall, c.Rise, c.Rate = positive(c.Fall, 3), positive(c.Rise, 2), positive(c.Rate, 10)
 	return c
+}
+
+func positive[T int | time.Duration](v, otherwise T) T {
+	if v > 0 {
+		return v
+	}
+	return otherwise
 }
 
 // jitter spreads d by a tenth to both sides, so that processes which began together don't ask together.

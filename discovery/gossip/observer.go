@@ -234,7 +234,7 @@ func (o *observer) weigh(i int, name string, c *claim, now time.Time) {
 	if m != nil && m.lies && o.another(m, c, now) { // somebody may have forged what does
 		m = p.members[name]
 	}
-	if m != nil && !o.concerns(m) && (m.verified || !o.another(m, c, now)) {
+	if m != nil && !o.concerned(m.services()) && (m.verified || !o.another(m, c, now)) {
 		p.forget(m) // it announces nothing of interest any more
 		return
 	}
@@ -265,9 +265,9 @@ func (c *claim) backs(m *member) bool {
 	})
 }
 
-// concerns reports whether a member announces any service of interest.
-func (o *observer) concerns(m *member) bool {
-	return slices.ContainsFunc(m.services(), func(s string) bool { return o.interests[s] != nil })
+// concerned reports whether any of the services is of interest.
+func (o *observer) concerned(services []string) bool {
+	return slices.ContainsFunc(services, func(s string) bool { return o.interests[s] != nil })
 }
 
 // another takes something else that is said of an unverified member, and reports whether that is of interest. p.mu is held.
@@ -277,7 +277,7 @@ func (o *observer) another(m *member, c *claim, now time.Time) bool {
 			continue
 		}
 		r, err := record.Decode(s.meta, m.name, s.addr.Addr())
-		if err != nil || !slices.ContainsFunc(services(r), func(s string) bool { return o.interests[s] != nil }) {
+		if err != nil || !o.concerned(services(r)) {
 			continue
 		}
 		o.p.learn(m.name, news{addr: s.addr, meta: s.meta}, now)
