@@ -96,7 +96,7 @@ func (c *conn) read(p []byte) (int, error) {
 		return n, nil
 	}
 	if err := c.nextData(); err != nil {
-		if err == io.EOF { //nolint:errorlint // our own sentinel, as io.Reader wants it
+		if err == io.EOF && (c.detached.Load() || !c.broken()) { //nolint:errorlint // our own sentinel, as io.Reader wants it
 			return 0, io.EOF
 		}
 		return 0, c.opError("read", err)
