@@ -144,7 +144,7 @@ func (o order) simulate(t *testing.T) (results []*result, err error) {
 				debug.SetGCPercent(50) // large things live long
 				err = o.model(t.Context(), r)
 			} else {
-				bound(n)
+				o.say("%s, at most %s of memory: join", r.name(), gib(bound(n)))
 				synctest.Test(t, func(t *testing.T) { err = o.members(t.Context(), r) })
 			}
 			if err != nil {
@@ -171,7 +171,6 @@ func (o order) save(r *result) error {
 
 // members measures real ones, within a bubble of package synctest.
 func (o order) members(ctx context.Context, r *result) error {
-	o.say("%s, at most %s of memory: join", r.name(), gib(needs(r.N)))
 	empty := heap()
 	p, err := burst(ctx, newNetwork(o.latency), r.N, nil)
 	if err != nil {

@@ -26,11 +26,13 @@ func fits(n int, need int64) error {
 	return nil
 }
 
-// bound trades memory that is there for half of the CPU, and bounds what garbage may take.
-func bound(n int) {
+// bound trades memory that is there for half of the CPU, and bounds what garbage may take. It returns how much may be in use.
+func bound(n int) int64 {
 	debug.SetGCPercent(400)
 	have, _ := available()
-	debug.SetMemoryLimit(max(needs(n), have/2))
+	limit := max(needs(n), have/2)
+	debug.SetMemoryLimit(limit)
+	return limit
 }
 
 // most is how many members fit.
