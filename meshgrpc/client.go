@@ -40,6 +40,8 @@ func DialOptions(m *mesh.Mesh) []grpc.DialOption {
 		grpc.WithDefaultServiceConfig(serviceConfig()),
 		grpc.WithChainUnaryInterceptor(unaryClientInterceptor),
 		grpc.WithChainStreamInterceptor(streamClientInterceptor),
+		grpc.WithStaticStreamWindowSize(clientWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		// Silence is all that tells of an instance whose machine is gone.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 		// gRPC's defaults are made for the internet: two minutes between attempts.

@@ -31,6 +31,18 @@ const (
 	prefaceTimeout = 10 * time.Second
 )
 
+// Windows of HTTP/2 are as large as net/http's for a stream: what a peer may send ahead of whoever reads it. The connection's is given back as data
+// comes in. Those that gRPC sizes by itself take a PING and its answer beside the data of nearly every small call, and
+// let a fast peer have 16 MiB in each stream.
+const (
+	serverWindow = 1 << 20
+	clientWindow = 4 << 20
+	connWindow   = 16 << 20
+)
+
+// workers take turns, so that the stacks of more than are needed would be in nobody's cache.
+const workers = 32
+
 // ServerOptions returns what makes grpc.NewServer serve listeners of m for these named ports, of
 // which none means the default one. The server takes connections of such listeners alone,
 // and each call is decided by the rules before any method or later interceptor sees it. An
@@ -43,7 +55,11 @@ const (
 // A call that the rules no longer allow ends at once with PERMISSION_DENIED: its context is
 // cancelled, and no further message passes. The options also replace the handler for unknown
 // methods, so that only those who may call a method learn that it isn't there. One connection carries 4,096 calls at once at
-// most, each with 64 KiB of metadata at most.
+// most, each with 64 KiB of metadata at most, and with 1 MiB of messages that the method has not asked for yet.
+//
+// Calls run on 32 goroutines that are used again, where each would have to grow the stack of a new one, and on new ones while those
+// are busy. They end when the server is stopped. A method that changes its goroutine for good, by runtime.LockOSThread for example,
+// needs grpc.NumStreamWorkers(0).
 func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 	m.DeferToRequests(ports...)
 	a := authorizer{m}
@@ -55,6 +71,9 @@ func ServerOptions(m *mesh.Mesh, ports ...string) []grpc.ServerOption {
 		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.StaticStreamWindowSize(serverWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.NumStreamWorkers(workers),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 3 * pingAfter, Timeout: pingTimeout}),
 	}
