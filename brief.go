@@ -135,7 +135,7 @@ func (ln *listener) resume(l *link) {
 	n := l.detached.Load()
 	quiet := l.quiet()
 	if quiet && !l.bye.Load() && (n > maxDetached || ln.mesh.conns.detached.Load() > maxAllDetached || !ln.mesh.current(l, time.Now())) {
-		l.sayBye()
+		l.sayBye(l.epoch)
 	}
 	switch {
 	case n > 2*maxDetached || ln.ctx.Err() != nil:
@@ -196,8 +196,8 @@ func (ln *listener) serve(l *link) {
 }
 
 // sayBye tells the client that there will be no more streams.
-func (l *link) sayBye() {
-	if l.sayIdle(frameBye) {
+func (l *link) sayBye(epoch byte) {
+	if l.sayIdle(frameBye, epoch) {
 		l.bye.Store(true)
 	}
 }
@@ -210,7 +210,7 @@ func (m *Mesh) endBrief(ln *listener) {
 			continue
 		}
 		if c := sc.raw.active(); c != nil && c.brief && !sc.raw.bye.Load() {
-			sc.raw.sayBye() // if somebody writes, the next stream is told
+			sc.raw.sayBye(c.epoch) // the link may be at the next already; if somebody writes, the next stream is told
 		}
 	}
 }

@@ -211,7 +211,9 @@ func (w *modelWorld) alive() []*live {
 }
 
 func (w *modelWorld) find(id string) *live {
-	for _, l := range w.alive() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for l := range w.live {
 		if l.id == id {
 			return l
 		}

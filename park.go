@@ -164,14 +164,14 @@ func (ln *listener) awaitOpen(l *link) bool {
 	told := l.ended // that the stream is over
 	for pings := 0; ; {
 		if l.ended && !told {
-			if told = true; !l.sayIdle(frameClose) {
+			if told = true; !l.sayIdle(frameClose, l.epoch) {
 				return false
 			}
 		}
 		f, err := l.readFrame()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if l.bye.Load() || l.failure.Load() != nil || !ln.lot.extend(l) || !l.sayIdle(frameBye) {
+			if l.bye.Load() || l.failure.Load() != nil || !ln.lot.extend(l) || !l.sayIdle(frameBye, l.epoch) {
 				return false
 			}
 			l.bye.Store(true)
@@ -183,7 +183,7 @@ func (ln *listener) awaitOpen(l *link) bool {
 		case l.skips(f):
 		case f.frameType == framePing && f.epoch == l.epoch && l.ended && pings < maxPings:
 			pings++
-			if !l.sayIdle(framePing) {
+			if !l.sayIdle(framePing, l.epoch) {
 				return false
 			}
 		case !l.settle(f):
@@ -192,12 +192,12 @@ func (ln *listener) awaitOpen(l *link) bool {
 	}
 }
 
-// sayIdle is sayNow between streams.
-func (l *link) sayIdle(t frameType) bool {
+// sayIdle is sayNow for who does not write, and does not wait for who does.
+func (l *link) sayIdle(t frameType, epoch byte) bool {
 	select {
 	case l.writing <- struct{}{}:
 		defer func() { <-l.writing }()
-		return l.sayNow(t, l.epoch)
+		return l.sayNow(t, epoch)
 	default:
 		return false // it is being reset
 	}

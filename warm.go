@@ -220,14 +220,14 @@ func (s *warmSet) pay(l *link) bool {
 		return false
 	}
 	l.owed = false
-	_ = l.sayIdle(frameClose) // whoever takes it finds out
+	_ = l.sayIdle(frameClose, l.epoch) // whoever takes it finds out
 	return true
 }
 
 // shut closes a link that nobody else has.
 func (l *link) shut() {
 	if l.owed {
-		_ = l.sayIdle(frameClose)
+		_ = l.sayIdle(frameClose, l.epoch)
 	}
 	_ = l.net.Close()
 }

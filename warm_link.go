@@ -47,7 +47,7 @@ func (l *link) awaitClosed(ctx context.Context, until time.Time) bool {
 // probe asks the server whether it is there.
 func (l *link) probe(ctx context.Context) bool {
 	return l.within(ctx, time.Now().Add(probeTime), func() bool {
-		if !l.sayIdle(framePing) {
+		if !l.sayIdle(framePing, l.epoch) {
 			return false
 		}
 		for {
