@@ -41,6 +41,13 @@ func (t *Transport) endProbes() {
 	t.mu.Unlock()
 	patience := time.NewTimer(time.Second)
 	defer patience.Stop()
+	select {
+	case t.handing <- struct{}{}: // else a packet that is on its way could have it ping once more, for another member
+	case <-t.ctx.Done():
+		return
+	case <-patience.C:
+		return // nobody listens
+	}
 	number, more := uint32(0), true // that answers nothing, but memberlist takes it when it is done with what it got before, and may have sent a ping for
 	for i := first; more; i++ {
 		select {
@@ -61,10 +68,4 @@ func (t *Transport) noted(i int) (number uint32, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.probes.numbers[i%maxProbes], i < t.probes.sent
-}
-
-func (t *Transport) probesEnded() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.probes.ended
 }

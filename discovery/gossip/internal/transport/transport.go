@@ -63,6 +63,7 @@ type Transport struct {
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	large   chan struct{} // has one for each large message that is being read
+	handing chan struct{} // has one while memberlist is given what came, and for good once probes end
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -84,6 +85,7 @@ func New(cfg Config) *Transport {
 		streams: make(chan net.Conn),
 		open:    make(map[*stream]struct{}),
 		large:   make(chan struct{}, maxLarge),
+		handing: make(chan struct{}, 1),
 		inbound: count{most: maxStreams, perHost: maxPerHost, by: make(map[netip.Addr]int)},
 		watch:   count{most: maxObservers, perHost: observersPerHost, by: make(map[netip.Addr]int)},
 	}
@@ -200,8 +202,10 @@ func (t *Transport) readPackets() {
 			t.refuse(tally.Sealed, from, err)
 			continue
 		}
-		if t.probesEnded() {
-			continue
+		select {
+		case t.handing <- struct{}{}:
+		case <-t.ctx.Done():
+			return
 		}
 		for _, part := range t.cfg.Guard.Packet(b, from) {
 			select {
@@ -210,6 +214,7 @@ func (t *Transport) readPackets() {
 				return
 			}
 		}
+		<-t.handing
 	}
 }
 
