@@ -29,6 +29,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		Config: gossip.Config{
 			BindAddr: m.gossipBind(), Advertise: m.gossipAdvertise(), Keys: j.GossipKeys, Seeds: j.Seeds,
 			Identity: poolIdentity{m.credential, m.rules}, Label: b.TrustDomain, Zone: m.cfg.Zone, Dir: dir, Logger: m.log,
+			ProbeInterval: j.ProbeInterval,
 		},
 		Observe:       m.cfg.Observe,
 		ObserveBeyond: j.ObserveBeyond,
@@ -50,7 +51,7 @@ func (m *Mesh) joinGossip(ctx context.Context, b *Bootstrap) error {
 		return err
 	}
 	defer close(joined)
-	m.observeBeyond = j.ObserveBeyond
+	m.observeBeyond, m.probeInterval = j.ObserveBeyond, j.ProbeInterval
 	m.closers = append(m.closers, func(ctx context.Context) error {
 		err := g.Leave(ctx)
 		if err != nil && errors.Is(context.Cause(ctx), errBriefly) {

@@ -17,6 +17,7 @@ import (
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/identity"
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/pace"
 	"github.com/intramesh/mesh/internal/strictjson"
 	"github.com/intramesh/mesh/internal/wire"
 )
@@ -104,7 +105,7 @@ func (m *Mesh) answerJoin() (status int, body []byte) {
 	if g == nil || keys == nil {
 		return http.StatusNotFound, nil
 	}
-	j := wire.Join{GossipKeys: keys, ObserveBeyond: m.observeBeyond, Seeds: []string{g.Addr().String()}}
+	j := wire.Join{GossipKeys: keys, ObserveBeyond: m.observeBeyond, ProbeInterval: m.probeInterval, Seeds: []string{g.Addr().String()}}
 	for _, p := range g.Members() {
 		if !p.Self && p.Suspect.IsZero() && len(j.Seeds) < toldSeeds {
 			j.Seeds = append(j.Seeds, p.Addr.String())
@@ -128,6 +129,9 @@ func parseJoin(raw []byte) (*wire.Join, error) {
 	}
 	j.Seeds = j.Seeds[:min(len(j.Seeds), maxSeeds)]
 	j.CAs = j.CAs[:min(len(j.CAs), maxCAs)]
+	if j.ProbeInterval != 0 {
+		j.ProbeInterval = min(max(j.ProbeInterval, pace.MinProbeInterval), pace.MaxProbeInterval)
+	}
 	for _, s := range j.Seeds {
 		if err := gossip.CheckSeed(s); err != nil {
 			return nil, fmt.Errorf("the answer about gossip: %w", err)

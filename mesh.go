@@ -117,7 +117,8 @@ type Mesh struct {
 	balance       *balancers
 	control       controlConn
 	keys          poolKeys
-	observeBeyond int // as the control plane has it
+	observeBeyond int // as the control plane has it, as is what follows
+	probeInterval time.Duration
 	ready         readiness
 
 	draining      chan struct{}

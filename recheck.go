@@ -49,7 +49,7 @@ func changed(v any) <-chan struct{} {
 // recheckAll decides everything that is open again. What is cheap and cuts most comes first: verifying a certificate takes
 // a hundred times what a decision does, and is done only when the trust bundle may have changed.
 func (m *Mesh) recheckAll(ctx context.Context, verify, revoked bool) {
-	var p pace
+	var p stint
 	if revoked {
 		m.cutRevoked(&p)
 	}
@@ -65,7 +65,7 @@ func (m *Mesh) recheckAll(ctx context.Context, verify, revoked bool) {
 }
 
 // recheckGroup closes the connections of a group when they are no longer allowed, or those of their requests that are not.
-func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *pace) {
+func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *stint) {
 	rules, conns := m.conns.group(k)
 	if rules == nil {
 		return
@@ -92,9 +92,9 @@ func (m *Mesh) recheckGroup(ctx context.Context, k connKey, p *pace) {
 	}
 }
 
-// pace keeps long work from holding up everything else: on one processor, the runtime looks for what came in by the network when
+// stint keeps long work from holding up everything else: on one processor, the runtime looks for what came in by the network when
 // nothing is left to run. The zero value is ready.
-type pace struct{ worked time.Time }
+type stint struct{ worked time.Time }
 
 const (
 	workFor = 200 * time.Microsecond
@@ -102,7 +102,7 @@ const (
 )
 
 // rest returns at once, or a moment later when it is time.
-func (p *pace) rest() {
+func (p *stint) rest() {
 	switch now := time.Now(); {
 	case p.worked.IsZero():
 		p.worked = now

@@ -17,7 +17,7 @@ func (m *Mesh) revoked(p Peer) error {
 }
 
 // cutRevoked ends all open connections, accepted or dialed, of peers whose certificates have been revoked.
-func (m *Mesh) cutRevoked(p *pace) {
+func (m *Mesh) cutRevoked(p *stint) {
 	for _, sc := range m.conns.all() {
 		if err := m.revoked(sc.net.peer); err != nil {
 			sc.cutUntrusted(err)

@@ -32,6 +32,7 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 		s.gossip, err = gossip.Join(ctx, gossip.Config{
 			BindAddr: bindTo, Advertise: ip, Keys: s.keyring.current(), Seeds: s.otherSeeds(), Label: s.settings.TrustDomain,
 			Identity: identity.NewCredential(s.source), Dir: s.path(gossipDir), Logger: s.log,
+			ProbeInterval: s.settings.ProbeInterval,
 		})
 		return err
 	})

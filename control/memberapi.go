@@ -51,7 +51,7 @@ func (s *Server) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	j := wire.Join{ObserveBeyond: max(0, s.settings.ObserveBeyond), Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}
+	j := wire.Join{ObserveBeyond: max(0, s.settings.ObserveBeyond), ProbeInterval: s.settings.ProbeInterval, Seeds: s.seeds(), CAs: caURLs(s.replicas.all())}
 	if large := j.ObserveBeyond > 0 && s.gossip.PoolSize() > j.ObserveBeyond; !large || !r.URL.Query().Has("observes") {
 		j.GossipKeys = s.keyring.current()
 	}

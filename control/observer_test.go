@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/control"
@@ -20,7 +21,7 @@ import (
 // never looked up all the same, at once.
 func TestObserver(t *testing.T) {
 	t.Parallel()
-	p := serve(t, initDir(t, control.Settings{TrustDomain: "example.test", Listen: anyPort, ObserveBeyond: 1}))
+	p := serve(t, initDir(t, control.Settings{TrustDomain: "example.test", Listen: anyPort, ObserveBeyond: 1, ProbeInterval: time.Second}))
 	payments := p.join(t, "payments", "")
 	if payments.Stats().Observes {
 		t.Error("it observes, in a pool of one")
@@ -51,6 +52,9 @@ func TestObserver(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(state, "gossip", "join.json"))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if !bytes.Contains(b, []byte(`"probe_interval":1000000000`)) {
+			t.Errorf("how often to probe was not told: %s", b)
 		}
 		return bytes.Contains(b, []byte("gossip_keys"))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/intramesh/mesh/control/enrol"
 	"github.com/intramesh/mesh/control/store"
 	"github.com/intramesh/mesh/internal/atomicfile"
+	"github.com/intramesh/mesh/internal/pace"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v4"
 )
@@ -47,6 +48,9 @@ type Settings struct {
 	// ObserveBeyond is how many members the gossip pool has before processes that only dial observe it instead of being members, see
 	// gossip.Participation; the default is 1,000. A negative one makes no observers.
 	ObserveBeyond int `yaml:"observe_beyond"`
+	// ProbeInterval is the time between a gossip member's probes of others, from 100 ms to a minute; the default is 300 ms. It has to be longer than a
+	// packet takes to the most remote member and back.
+	ProbeInterval time.Duration `yaml:"probe_interval"`
 	// Enrol says who enrols without a token. Files that it names are relative to where the
 	// control plane runs.
 	Enrol enrol.Settings `yaml:"enrol"`
@@ -93,6 +97,9 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.ObserveBeyond == 0 {
 		s.ObserveBeyond = 1000
+	}
+	if s.ProbeInterval == 0 {
+		s.ProbeInterval = pace.ProbeInterval
 	}
 	if s.AuditLifetime == 0 {
 		s.AuditLifetime = 365 * 24 * time.Hour
@@ -142,6 +149,9 @@ func (s Settings) check() error {
 	if s.TokenLifetime <= 0 || s.TokenLifetime > ca.MaxTokenLifetime {
 		return fmt.Errorf("token_lifetime: %v is not between 0 and %v", s.TokenLifetime, ca.MaxTokenLifetime)
 	}
+	if s.ProbeInterval < pace.MinProbeInterval || s.ProbeInterval > pace.MaxProbeInterval {
+		return fmt.Errorf("probe_interval: %v is not between %v and %v", s.ProbeInterval, pace.MinProbeInterval, pace.MaxProbeInterval)
+	}
 	if s.AuditLifetime < 0 {
 		return fmt.Errorf("audit_lifetime: %v is negative", s.AuditLifetime)
 	}
@@ -166,6 +176,7 @@ func (s Settings) file() ([]byte, error) {
 		{"audit_lifetime: ", short(s.AuditLifetime), "of an entry of the audit log"},
 		{"token_lifetime: ", short(s.TokenLifetime), "of a token that is not used"},
 		{"observe_beyond: ", strconv.Itoa(s.ObserveBeyond), "members of the gossip pool, before who only dials observes it; -1 for never"},
+		{"probe_interval: ", short(s.ProbeInterval), "of gossip members; longer than any two members' round trip"},
 	}
 	if s.CA != (ca.External{}) {
 		lines = append(lines,

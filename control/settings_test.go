@@ -32,6 +32,7 @@ func TestInitRefuses(t *testing.T) {
 		{TrustDomain: "example.test", Listen: control.Listen{Mesh: "no.ip:7441"}},
 		{TrustDomain: "example.test", CertificateLifetime: time.Second},
 		{TrustDomain: "example.test", TokenLifetime: 1000 * time.Hour},
+		{TrustDomain: "example.test", ProbeInterval: time.Millisecond},
 	} {
 		dir := t.TempDir()
 		if err := control.Init(dir, s); err == nil {

@@ -107,7 +107,8 @@ type Config struct {
 	// members; the default is 10 s. Seeds' names are looked up less often while others are there.
 	RejoinInterval time.Duration
 	// ProbeInterval is the time between probes of other members. A member that stops is
-	// held dead after about five of them in a small pool, ten among thousands. The default is 400 ms.
+	// held dead after about five of them in a small pool, ten among thousands. It has to be longer than a packet takes to
+	// the most remote member and back. The default is 300 ms.
 	ProbeInterval time.Duration
 	// GossipInterval is the time between packets with news; the default is 100 ms.
 	GossipInterval time.Duration

@@ -51,6 +51,8 @@ type Join struct {
 	GossipKeys [][]byte `json:"gossip_keys,omitempty"`
 	// ObserveBeyond is how many members the pool has before those observe it that only dial; 0 lets nobody.
 	ObserveBeyond int `json:"observe_beyond,omitempty"`
+	// ProbeInterval is the time between a member's probes of others, in nanoseconds; 0 is the default.
+	ProbeInterval time.Duration `json:"probe_interval,omitempty"`
 	// Seeds are members to join through, as gossip.Config.Seeds has them.
 	Seeds []string `json:"seeds"`
 	// CAs are the URLs of the servers of the certificate authority, as far as the control plane has it.
