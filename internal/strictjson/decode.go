@@ -116,7 +116,9 @@ func decodeStruct(n *Node, v reflect.Value) error {
 
 // field returns the field of a struct, or of one that is embedded in it, that has the name in JSON.
 func field(v reflect.Value, name string) (reflect.Value, bool) {
-	for f, at := range v.Fields() {
+	t := v.Type()
+	for i := range v.NumField() { // to range over the fields themselves would be 1 KB more of every program
+		f, at := t.Field(i), v.Field(i)
 		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Anonymous && tag == "" && at.Kind() == reflect.Struct:
