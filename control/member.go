@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,7 +38,12 @@ func (s *Server) startMesh(ctx context.Context, last Addresses) error {
 	if err != nil {
 		return err
 	}
-	s.onClose(func(ctx context.Context) error { return errors.Join(s.gossip.Leave(ctx), s.gossip.Close()) })
+	s.onClose(func(ctx context.Context) error {
+		if err := s.gossip.Leave(ctx); err != nil { // they find out by themselves
+			s.log.Info("closed before others had heard that this control plane left", "error", err)
+		}
+		return s.gossip.Close()
+	})
 	host, _, err := net.SplitHostPort(s.settings.Listen.Gossip)
 	if err != nil {
 		return err

@@ -203,7 +203,7 @@ func (m *Member) Leave(ctx context.Context) error {
 		err := failed
 		if tell { // the goodbye would replace a withdrawal, ours or Deregister's, that is still on its way
 			for range pace.Withdrawals {
-				err = errors.Join(err, m.list.UpdateNode(pace.LeavePatience/pace.Withdrawals))
+				err = errors.Join(err, m.list.UpdateNode(pace.LeavePatience))
 				m.pause(pace.PassOnRounds * m.cfg.GossipInterval)
 			}
 		}

@@ -64,8 +64,9 @@ const Patience = 10
 const (
 	Withdrawals  = 2
 	PassOnRounds = 2
-	// LeavePatience bounds the wait until the others were told. It takes four gossip rounds.
-	LeavePatience = 2 * time.Second
+	// LeavePatience bounds each wait until the others were told. It takes four gossip rounds; where the others leave at the same moment, as when all
+	// is stopped, nobody is left to be told, and memberlist waits to the end.
+	LeavePatience = time.Second
 )
 
 // What memberlist is told, where its defaults don't do for thousands of members.

@@ -67,7 +67,7 @@ func (p *Pool) Restart(i int) {
 	m := p.members[i]
 	for range pace.Withdrawals {
 		p.announce(m, withdrawn)
-		p.until(pace.LeavePatience/pace.Withdrawals, func() bool { return !m.pending })
+		p.until(pace.LeavePatience, func() bool { return !m.pending })
 		p.Run(pace.PassOnRounds * p.list.GossipInterval)
 	}
 	goodbye := about(left, m.row[m.id].inc())
