@@ -73,6 +73,9 @@ func (sc *serverConn) admitHTTP(w http.ResponseWriter, r *http.Request) *webCall
 	if sc.mesh.drainingSince.Load() != nil {
 		w.Header().Set("Connection", "close") // HTTP/2 sends GOAWAY
 	}
+	if r.ProtoMajor == 2 && !sc.net.shared.Load() {
+		sc.net.shared.Store(true)
+	}
 	c := &webCall{w: w, one: r.ProtoMajor < 2} // all that cut looks at
 	c.parent, c.peer = r.Context(), &sc.net.peer
 	f := sc.mesh.newInflight(c)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,8 @@ type netConn struct {
 	tryWrites atomic.Int32
 	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
 	behind atomic.Bool
+	// shared is set once net/http serves HTTP/2 on it: many handlers at once have something to send. See giveWay.
+	shared atomic.Bool
 
 	mu      sync.Mutex
 	tries   nowait    // see try; guarded by the token of the link
@@ -179,8 +182,15 @@ func (c *netConn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
+// Before a shared connection is written less than giveWay bytes, handlers that are ready to run do: what they have to send then goes out
+// together, by one system call. Without it net/http, which writes as soon as it has something, makes one for each.
+const giveWay = 16 << 10
+
 func (c *netConn) Write(p []byte) (int, error) {
 	if !c.spillWrites {
+		if len(p) < giveWay && c.shared.Load() {
+			runtime.Gosched()
+		}
 		return c.Conn.Write(p)
 	}
 	if c.out.take(p) {

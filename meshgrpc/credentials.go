@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/intramesh/mesh"
@@ -50,9 +51,24 @@ func (transportCredentials) authInfo(c net.Conn) (net.Conn, credentials.AuthInfo
 // closeWait is how long a peer has to take the goodbye.
 const closeWait = time.Second
 
-// conn closes in bounded time. TLS would wait for ever for a peer that has keys updated and takes no answer: its reader holds then what
-// Close needs to say goodbye.
+// Before it writes less than minYield, gRPC lets goroutines that are ready to run have their turn: what they have to send goes out with
+// it, by one system call. A message of 1 KiB is above that, so that each had a write of its own. From maxYield on there are several records
+// anyway.
+const (
+	minYield = 1000
+	maxYield = 16 << 10
+)
+
+// conn gives way before it writes, and closes in bounded time. TLS would wait for ever for a peer that has keys updated and takes no
+// answer: its reader holds then what Close needs to say goodbye.
 type conn struct{ *tls.Conn }
+
+func (c conn) Write(p []byte) (int, error) {
+	if len(p) >= minYield && len(p) < maxYield {
+		runtime.Gosched()
+	}
+	return c.Conn.Write(p)
+}
 
 func (c conn) Close() error {
 	hard := time.AfterFunc(closeWait, func() { _ = c.NetConn().Close() })
