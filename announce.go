@@ -3,10 +3,8 @@ package mesh
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/intramesh/mesh/discovery"
 )
@@ -27,7 +25,11 @@ func (m *Mesh) addListener(l *listener) error {
 func (m *Mesh) allListeners() []*listener {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.listeners))
+	all := make([]*listener, 0, len(m.listeners))
+	for _, l := range m.listeners {
+		all = append(all, l)
+	}
+	return all
 }
 
 // announce tells discovery about a listener.

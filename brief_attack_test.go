@@ -84,6 +84,8 @@ func TestClientThatLeavesAndLeaves(t *testing.T) {
 func TestHostileServerOfBriefStreams(t *testing.T) {
 	for name, send := range map[string][]byte{
 		"data of the one before":          rawFrame(fData, 2, "stale"),
+		"bare data of the one before":     bareData,
+		"bare data, half of it":           bareData[:99],
 		"its end and close":               slices.Concat(rawFrame(fEnd, 2, ""), rawFrame(fClose, 2, "")),
 		"data of one long gone":           rawFrame(fData, 1, "x"),
 		"data of one to come":             rawFrame(fData, 9, "x"),

@@ -101,15 +101,14 @@ func (c *conn) read(p []byte) (int, error) {
 		}
 		return 0, c.opError("read", err)
 	}
-	n, err := l.tls.Read(p[:min(len(p), l.left)])
+	n, err := l.readPayload(p)
 	if c.broken() {
 		return 0, c.opError("read", ErrClosed)
 	}
-	l.left -= n
-	if n > 0 {
-		return n, nil
+	if err != nil {
+		return 0, c.opError("read", err)
 	}
-	return 0, c.opError("read", l.truncated(err))
+	return n, nil
 }
 
 // nextData reads frames until there is payload to read. It keeps its state over timeouts. The caller holds rmu.
@@ -135,9 +134,9 @@ func (c *conn) nextData() error {
 func (c *conn) handle(f frame) {
 	l := c.link
 	switch {
-	case f.frameType == frameData && f.epoch == c.epoch:
+	case f.frameType == frameData && f.epoch == c.epoch && !l.ended:
 		if c.tally != nil {
-			c.tally.count(f.n)
+			c.tally.count(f.n + int(l.lead))
 		}
 		if l.left = f.n; f.n > 0 {
 			c.empty = 0

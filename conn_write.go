@@ -20,7 +20,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	bufs := c.link.mesh.buffers
 	buf := bufs.frames.Get().(*[maxRecord]byte)
 	defer bufs.frames.Put(buf)
-	if len(p) > maxPayload {
+	if len(p) > maxPayload && !(len(p) == maxRecord && c.bare(p)) {
 		return c.writeLarge(buf, p)
 	}
 	n, err := c.writeFrames(buf, p)
@@ -60,24 +60,35 @@ func (c *conn) writeFrames(buf *[maxRecord]byte, p []byte) (n int, err error) {
 		if c.detached.Load() {
 			return n, syscall.EPIPE // nobody will read it
 		}
-		t := frameData
-		if !c.opened.Load() {
-			t = c.opening()
+		t, k, b := frameData, maxRecord, p[n:]
+		if c.bare(b) {
+			b = b[:k]
+		} else {
+			if !c.opened.Load() {
+				t = c.opening()
+			}
+			k = copy(buf[frameHeader:], b)
+			putHeader(buf[:], t, c.epoch, k)
+			b = buf[:frameHeader+k]
 		}
-		k := copy(buf[frameHeader:], p[n:])
-		putHeader(buf[:], t, c.epoch, k)
 		if c.tally != nil {
 			c.tally.sent.Add(int64(k))
 		}
-		if err := c.link.writeFrame(buf[:frameHeader+k]); err != nil {
+		if err := c.link.writeFrame(b); err != nil {
 			return n, err
 		}
 		if t != frameData {
 			c.opened.Store(true)
 		}
+		c.link.said = c.epoch
 		n += k
 	}
 	return n, nil
+}
+
+// bare reports whether p begins with maxRecord bytes that go without a header. The caller holds the token.
+func (c *conn) bare(p []byte) bool {
+	return len(p) >= maxRecord && !isHeader(p[0]) && c.link.said == c.epoch && c.opened.Load()
 }
 
 // lockWrite takes the token that one writer holds.

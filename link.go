@@ -31,10 +31,13 @@ type link struct {
 	stream *conn // nil between streams
 
 	writing chan struct{} // holds one token while somebody writes
+	said    byte          // epoch of the last frame with data that was sent; guarded by the token
 
 	// What follows belongs to the reader of the present stream, who holds its rmu, and between streams to whoever has the link.
 	header  [frameHeader]byte
-	nheader int     // bytes of header read so far
+	nheader int8    // bytes of header read so far
+	lead    int8    // how many of them, the last ones, are payload not yet read: there was no header. left is more than 0, then
+	heard   byte    // epoch of the last frame with data that came
 	left    int     // payload of the current data frame not yet read
 	skip    int     // payload that nobody wants, not yet read
 	skipped int     // how much of that there was since the present stream began
@@ -126,14 +129,13 @@ func (l *link) readFrame() (frame, error) {
 			continue
 		}
 		n, err := l.tls.Read(l.header[l.nheader:])
-		if l.nheader += n; l.nheader < frameHeader {
+		if l.nheader += int8(n); l.nheader < frameHeader {
 			if n == 0 && err != nil {
 				return frame{}, l.truncated(err)
 			}
 			continue
 		}
-		l.nheader = 0
-		f, err := parseHeader(l.header)
+		f, err := l.parseHeader()
 		switch {
 		case err != nil:
 			l.readErr = err
@@ -149,6 +151,18 @@ func (l *link) readFrame() (frame, error) {
 		}
 	}
 	return frame{}, l.readErr
+}
+
+// readPayload reads what is left of the current data frame. It returns an error only if nothing has been read.
+func (l *link) readPayload(p []byte) (int, error) {
+	lead := copy(p, l.header[frameHeader-l.lead:])
+	l.lead -= int8(lead) //nolint:gosec // ≤ frameHeader
+	n, err := l.tls.Read(p[lead:min(len(p), lead+l.left)])
+	l.left -= n
+	if n += lead; n > 0 {
+		return n, nil
+	}
+	return 0, l.truncated(err)
 }
 
 // truncated turns an end of the transport without an end of the stream into an error, since it might be an

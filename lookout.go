@@ -88,12 +88,12 @@ func (c *conn) ahead() error {
 		tail = *c.tail
 	}
 	l.net.tryRead = true
-	n, err := l.tls.Read(tail[len(tail):min(cap(tail), len(tail)+l.left)])
+	n, err := l.readPayload(tail[len(tail):cap(tail)])
 	l.net.tryRead = false
-	if n == 0 {
-		return l.truncated(err)
+	if err != nil {
+		return err
 	}
 	tail = tail[:len(tail)+n]
-	c.tail, l.left = &tail, l.left-n
+	c.tail = &tail
 	return nil
 }

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -292,7 +291,11 @@ func (w *warm) arm() bool {
 func (w *warm) all() []*warmSet {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Collect(maps.Values(w.sets))
+	sets := make([]*warmSet, 0, len(w.sets))
+	for _, s := range w.sets { // an iterator would be 400 bytes of every program
+		sets = append(sets, s)
+	}
+	return sets
 }
 
 func (w *warm) sweep() {

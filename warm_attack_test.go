@@ -21,7 +21,7 @@ import (
 
 // The frames of "mesh/2", as a peer without our code may send them.
 const (
-	fData byte = iota
+	fData byte = iota + 0xF5
 	fEnd
 	fReset
 	fOpen
@@ -36,6 +36,9 @@ func rawFrame(t, epoch byte, payload string) []byte {
 	binary.BigEndian.PutUint16(b[2:], uint16(len(payload)))
 	return append(b, payload...)
 }
+
+// bareData is what a peer may send without a header.
+var bareData = make([]byte, 16<<10)
 
 func tlsOf(t testing.TB, src identity.Source) *tls.Config {
 	t.Helper()
@@ -80,12 +83,14 @@ func TestHostileClient(t *testing.T) {
 	brief := slices.Concat(over, rawFrame(fBrief, 1, "x"))
 	for name, send := range map[string][]byte{
 		"open within a stream":            rawFrame(fOpen, 1, "x"),
-		"an unknown frame":                rawFrame(99, 0, ""),
 		"a length that can't be":          {fData, 0, 0xff, 0xff},
 		"an end with a payload":           rawFrame(fEnd, 0, "x"),
 		"data of another stream":          rawFrame(fData, 7, "x"),
 		"empty data again and again":      bytes.Repeat(rawFrame(fData, 0, ""), 100),
 		"data after the end":              slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fData, 0, "x")),
+		"bare data after the end":         slices.Concat(rawFrame(fEnd, 0, ""), bareData),
+		"bare data after the close":       slices.Concat(over, bareData),
+		"bare data of another stream":     slices.Concat(brief, rawFrame(fBrief, 2, ""), bareData),
 		"data after the close":            slices.Concat(over, rawFrame(fData, 0, "x")),
 		"an end after the close":          slices.Concat(over, rawFrame(fEnd, 0, "")),
 		"two closes":                      slices.Concat(over, rawFrame(fClose, 0, "")),
@@ -97,6 +102,7 @@ func TestHostileClient(t *testing.T) {
 		"a reset between streams":         slices.Concat(over, rawFrame(fReset, 0, "")),
 		"half a header between streams":   append(slices.Clone(over), fOpen, 1),
 		"silence between streams":         over,
+		"half of bare data":               bareData[:9],
 		"half a payload, then an ending":  append(rawFrame(fOpen, 1, "xxxx")[:6], 0),
 		"a header that never comes whole": {fData, 0},
 		"brief within a stream":           rawFrame(fBrief, 1, "x"),
@@ -117,7 +123,7 @@ func TestHostileClient(t *testing.T) {
 				_, _ = c.Write(send)
 				synctest.Wait()
 				w.expect(false)
-				if name == "a header that never comes whole" || name == "half a brief one" { // a stream that is open: the application's to end
+				if name == "a header that never comes whole" || name == "half a brief one" || name == "half of bare data" { // a stream that is open: the application's to end
 					w.ln.Close()
 					w.payments.Close()
 				}
@@ -190,20 +196,21 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 // Whatever a server sends between two streams, the next Dial has a connection that works.
 func TestHostileServer(t *testing.T) {
 	for name, send := range map[string][]byte{
-		"data that nobody reads":  rawFrame(fData, 0, "x"),
-		"much of it":              bytes.Repeat(rawFrame(fData, 0, string(make([]byte, 16000))), 100),
-		"garbage":                 []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
-		"another stream's close":  rawFrame(fClose, 1, ""),
-		"two closes":              slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fClose, 0, "")),
-		"a close and then data":   slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fData, 0, "x")),
-		"pings":                   bytes.Repeat(rawFrame(fPing, 0, ""), 100),
-		"open":                    rawFrame(fOpen, 1, ""),
-		"a goodbye":               slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBye, 0, "")),
-		"a reset":                 rawFrame(fReset, 0, `{"destination":"x"}`),
-		"half a header":           {fClose},
-		"nothing":                 nil,
-		"a close, then silence":   rawFrame(fClose, 0, ""),
-		"a reset of half a frame": rawFrame(fReset, 0, `{"destination":"x"}`)[:9],
+		"data that nobody reads":      rawFrame(fData, 0, "x"),
+		"much of it":                  bytes.Repeat(rawFrame(fData, 0, string(make([]byte, 16000))), 100),
+		"bare data that nobody reads": bareData,
+		"garbage":                     []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"another stream's close":      rawFrame(fClose, 1, ""),
+		"two closes":                  slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fClose, 0, "")),
+		"a close and then data":       slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fData, 0, "x")),
+		"pings":                       bytes.Repeat(rawFrame(fPing, 0, ""), 100),
+		"open":                        rawFrame(fOpen, 1, ""),
+		"a goodbye":                   slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBye, 0, "")),
+		"a reset":                     rawFrame(fReset, 0, `{"destination":"x"}`),
+		"half a header":               {fClose},
+		"nothing":                     nil,
+		"a close, then silence":       rawFrame(fClose, 0, ""),
+		"a reset of half a frame":     rawFrame(fReset, 0, `{"destination":"x"}`)[:9],
 	} {
 		for _, pause := range []time.Duration{0, 5 * time.Second} {
 			t.Run(name+"/"+pause.String(), func(t *testing.T) {
@@ -274,14 +281,16 @@ func hostileServer(t *testing.T, send []byte, pause time.Duration) {
 // FuzzStreams sends a server anything, and compares what the application got with a reader of the framing that knows no
 // connections.
 func FuzzStreams(f *testing.F) {
-	f.Add(slices.Concat(rawFrame(fData, 0, "abc"), rawFrame(fClose, 0, ""), rawFrame(fOpen, 1, "def"), rawFrame(fEnd, 1, ""), rawFrame(fClose, 1, "")))
-	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fPing, 0, ""), rawFrame(fOpen, 1, ""), rawFrame(fData, 1, "x")))
-	f.Add(slices.Concat(rawFrame(fData, 0, ""), rawFrame(fClose, 0, ""), rawFrame(fOpen, 2, "x")))
-	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fOpen, 1, "x")[:4], []byte{fClose, 1, 0, 0}))
-	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "abc"), rawFrame(fBrief, 2, "def"), rawFrame(fOpen, 3, ""), rawFrame(fEnd, 3, "")))
-	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fBrief, 1, ""), rawFrame(fData, 1, "x"), rawFrame(fEnd, 1, ""), rawFrame(fBrief, 2, "y"), rawFrame(fClose, 2, "")))
-	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fBrief, 2, "yz")[:5]))
-	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fOpen, 2, "y"), rawFrame(fOpen, 3, "z")))
+	f.Add(slices.Concat(rawFrame(fData, 0, "abc"), rawFrame(fClose, 0, ""), rawFrame(fOpen, 1, "def"), rawFrame(fEnd, 1, ""), rawFrame(fClose, 1, "")), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fPing, 0, ""), rawFrame(fOpen, 1, ""), rawFrame(fData, 1, "x")), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fData, 0, ""), rawFrame(fClose, 0, ""), rawFrame(fOpen, 2, "x")), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fOpen, 1, "x")[:4], []byte{fClose, 1, 0, 0}), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "abc"), rawFrame(fBrief, 2, "def"), rawFrame(fOpen, 3, ""), rawFrame(fEnd, 3, "")), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fEnd, 0, ""), rawFrame(fBrief, 1, ""), rawFrame(fData, 1, "x"), rawFrame(fEnd, 1, ""), rawFrame(fBrief, 2, "y"), rawFrame(fClose, 2, "")), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fBrief, 2, "yz")[:5]), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), rawFrame(fOpen, 2, "y"), rawFrame(fOpen, 3, "z")), uint(1<<14))
+	f.Add(slices.Concat(bareData, rawFrame(fData, 0, "x"), bareData, rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"), bareData, bareData[:5]), uint(1<<14))
+	f.Add(slices.Concat(rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, ""), bareData), uint(5))
 	net := meshtest.New(f, ordersToPayments)
 	payments := net.Join(f, "payments")
 	ln, err := payments.Listen(f.Context(), "tcp", ":0")
@@ -311,8 +320,8 @@ func FuzzStreams(f *testing.F) {
 		}
 	})
 	host, conf := net.Network(), tlsOf(f, net.Identity(f, "orders"))
-	f.Fuzz(func(t *testing.T, sent []byte) {
-		if len(sent) > 1<<14 {
+	f.Fuzz(func(t *testing.T, sent []byte, piece uint) {
+		if len(sent) > 1<<16 {
 			return
 		}
 		inner, err := host.DialContext(t.Context(), "tcp", ln.Addr().String())
@@ -324,7 +333,9 @@ func FuzzStreams(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, _ = c.Write(sent)
+			for p := range slices.Chunk(sent, len(sent)/64+1+int(piece%(1<<15))) { // what is a record is of no importance
+				_, _ = c.Write(p)
+			}
 			_ = c.CloseWrite()
 			_, _ = io.Copy(io.Discard, c)
 		}()
@@ -356,7 +367,7 @@ func FuzzStreams(f *testing.F) {
 func readStreams(b []byte) []string {
 	streams := []string{""}
 	present := &streams[0]
-	var epoch byte
+	var epoch, heard byte
 	ended, gone, brief := false, false, false
 	for empty, pings := 0, 0; ; {
 		fail := func() []string {
@@ -369,10 +380,18 @@ func readStreams(b []byte) []string {
 			return fail()
 		}
 		typ, e, n := b[0], b[1], int(binary.BigEndian.Uint16(b[2:]))
-		b = b[4:]
+		limit := 16380
+		if typ < fData || typ > fBrief {
+			typ, e, n, limit = fData, heard, len(bareData), len(bareData)
+		} else {
+			b = b[4:]
+		}
+		if n > 0 && (typ == fData || typ == fOpen || typ == fBrief) {
+			heard = e
+		}
 		same := e == epoch && n == 0
 		switch {
-		case typ == fData && !ended && e == epoch && n <= 16380, (typ == fOpen || typ == fBrief) && (ended || brief) && e == epoch+1 && n <= 16380:
+		case typ == fData && !ended && e == epoch && n <= limit, (typ == fOpen || typ == fBrief) && (ended || brief) && e == epoch+1 && n <= limit:
 			if brief = typ == fBrief || typ == fData && brief; typ != fData {
 				streams = append(streams, "")
 				present = &streams[len(streams)-1]

@@ -8,7 +8,7 @@ import (
 
 // The frames of "mesh/2".
 const (
-	fData byte = iota
+	fData byte = iota + 0xF5
 	fEnd
 	fReset
 	fOpen
@@ -17,6 +17,9 @@ const (
 	fPing
 	fBrief
 )
+
+// bareData is as much as may go without a header.
+var bareData = strings.Repeat("x", 16<<10)
 
 func rawFrame(t, epoch byte, payload string) string {
 	b := []byte{t, epoch, 0, 0}
@@ -37,13 +40,25 @@ func rawAttacks() []attack {
 	all := []attack{
 		{name: "stalls within a frame header", do: func(p *peer) { write(p.tls(), "\x00\x00") }},
 		{name: "stalls within a payload", do: func(p *peer) { write(p.tls(), rawFrame(fData, 0, "xxxxxxxx")[:8]) }},
+		{name: "stalls within data without a header", do: func(p *peer) { write(p.tls(), bareData[:9]) }},
+		{name: "sends data without a header where there is no stream", do: func(p *peer) {
+			for _, before := range []string{rawFrame(fEnd, 0, ""), rawFrame(fClose, 0, ""), rawFrame(fClose, 0, "") + rawFrame(fBrief, 1, "x") + rawFrame(fBrief, 2, "")} {
+				write(p.tls(), before, bareData)
+			}
+		}},
+		{name: "sends much of a brief stream without headers, and the next one", do: func(p *peer) {
+			c := p.tls()
+			write(c, rawFrame(fClose, 0, ""), rawFrame(fBrief, 1, "x"))
+			again(100, func(int) { write(c, bareData) })
+			write(c, rawFrame(fBrief, 2, "x"))
+		}},
 		{name: "stalls within a reset", do: func(p *peer) { write(p.tls(), rawFrame(fReset, 0, "xxxxxxxx")[:8]) }},
 		{name: "sends garbage", do: func(p *peer) {
 			b := make([]byte, 4096)
 			_, _ = rand.Read(b)
 			write(p.tls(), string(b))
 		}},
-		{name: "sends a length that can't be", do: func(p *peer) { write(p.tls(), "\x00\x00\xff\xff"+strings.Repeat("x", 1<<16)) }},
+		{name: "sends a length that can't be", do: func(p *peer) { write(p.tls(), rawFrame(fData, 0, "")[:2]+"\xff\xff"+strings.Repeat("x", 1<<16)) }},
 		{name: "sends empty frames", do: func(p *peer) {
 			c := p.tls()
 			again(2000, func(int) { write(c, rawFrame(fData, 0, "")) })
@@ -86,7 +101,7 @@ func rawAttacks() []attack {
 			again(50, func(int) { write(p.tls(), rawFrame(fReset, 0, "{}"), rawFrame(fReset, 0, "{}")) })
 		}},
 		{name: "sends frames in an order that can't be", do: func(p *peer) {
-			for _, f := range []string{rawFrame(fOpen, 1, ""), rawFrame(fBye, 0, ""), rawFrame(fPing, 0, ""), rawFrame(fData, 9, "x"), rawFrame(99, 0, "")} {
+			for _, f := range []string{rawFrame(fOpen, 1, ""), rawFrame(fBye, 0, ""), rawFrame(fPing, 0, ""), rawFrame(fData, 9, "x")} {
 				write(p.tls(), f)
 			}
 		}},
@@ -101,6 +116,10 @@ func rawAttacks() []attack {
 		{name: "never reads", do: func(p *peer) {
 			c := p.tls()
 			again(1000, func(int) { write(c, rawFrame(fData, 0, strings.Repeat("x", 16000))) })
+		}},
+		{name: "never reads, and writes without headers", do: func(p *peer) {
+			c := p.tls()
+			again(1000, func(int) { write(c, bareData) })
 		}},
 		{name: "reads a byte a second", do: func(p *peer) {
 			c := p.tls()
