@@ -20,7 +20,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	bufs := c.link.mesh.buffers
 	buf := bufs.frames.Get().(*[maxRecord]byte)
 	defer bufs.frames.Put(buf)
-	if len(p) > maxPayload && !(len(p) == maxRecord && c.bare(p)) {
+	if len(p) > maxPayload && (len(p) != maxRecord || !c.bare(p)) {
 		return c.writeLarge(buf, p)
 	}
 	n, err := c.writeFrames(buf, p)

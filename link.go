@@ -129,7 +129,7 @@ func (l *link) readFrame() (frame, error) {
 			continue
 		}
 		n, err := l.tls.Read(l.header[l.nheader:])
-		if l.nheader += int8(n); l.nheader < frameHeader {
+		if l.nheader += int8(n); l.nheader < frameHeader { //nolint:gosec // n ≤ frameHeader
 			if n == 0 && err != nil {
 				return frame{}, l.truncated(err)
 			}
