@@ -5,18 +5,14 @@ import (
 	"sync/atomic"
 )
 
-// TLS hands each record to the connection below it on its own, and asks for one at a time. Under our own framing, and for large
-// transfers only, netConn puts records together: a system call for 256 KiB out, one for 64 KiB in.
-const (
-	maxCork   = 256 << 10
-	readBatch = 64 << 10
-)
+// TLS hands each record to the connection below it on its own. Under our own framing netConn puts those of one large Write together: a
+// system call for 256 KiB. Of what comes, TLS itself reads two records at a time, once its buffer has grown.
+const maxCork = 256 << 10
 
 // buffers are shared by the connections of a mesh: an idle one holds none.
 type buffers struct {
 	frames sync.Pool // *[maxRecord]byte
 	corks  sync.Pool // *[]byte
-	reads  sync.Pool // *[readBatch]byte
 	words  sync.Pool // *[frameHeader]byte
 }
 
@@ -25,7 +21,6 @@ func newBuffers() *buffers {
 	b.frames.New = func() any { return new([maxRecord]byte) }
 	b.corks.New = func() any { big := make([]byte, 0, maxCork+2*maxRecord); return &big }
 	b.words.New = func() any { return new([frameHeader]byte) }
-	b.reads.New = func() any { return new([readBatch]byte) }
 	return b
 }
 
@@ -79,40 +74,4 @@ func (c *netConn) flush(limit int) error {
 	err := c.send(c.out.held)
 	c.out.held = c.out.held[:0]
 	return err
-}
-
-// readAhead reads more than it is asked for while there is plenty. TLS calls it from one goroutine at a time.
-type readAhead struct {
-	pool     *sync.Pool       // nil: never
-	buf      *[readBatch]byte // nil unless something in it is unread
-	from, to int32            // what is unread
-}
-
-// Read implements net.Conn.
-func (c *netConn) Read(p []byte) (int, error) {
-	r := &c.in
-	if r.buf == nil {
-		if c.tryRead {
-			return c.tries.TryRead(p)
-		}
-		if r.pool == nil || !c.plenty {
-			n, err := c.Conn.Read(p)
-			c.plenty = n == len(p) && n >= 1<<10
-			return n, err
-		}
-		buf := r.pool.Get().(*[readBatch]byte)
-		n, err := c.Conn.Read(buf[:])
-		c.plenty = n > len(p)
-		if n == 0 {
-			r.pool.Put(buf)
-			return 0, err
-		}
-		r.buf, r.from, r.to = buf, 0, int32(n) //nolint:gosec // n ≤ readBatch
-	}
-	n := copy(p, r.buf[r.from:r.to])
-	if r.from += int32(n); r.from == r.to { //nolint:gosec // n ≤ readBatch
-		r.pool.Put(r.buf)
-		r.buf = nil
-	}
-	return n, nil
 }

@@ -72,7 +72,7 @@ type home interface {
 
 // newLink wraps a connection whose handshake is over. Generation and certificate were those before the handshake.
 func (m *Mesh) newLink(t *tls.Conn, n *netConn, h home, before credentials) *link {
-	n.spillWrites, n.in.pool = true, &m.buffers.reads
+	n.spillWrites = true
 	return &link{
 		mesh: m, tls: t, net: n, home: h, gen: before.gen, leaf: before.leaf, born: time.Now(), checked: time.Now(),
 		writing: make(chan struct{}, 1),

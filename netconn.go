@@ -37,7 +37,6 @@ type netConn struct {
 	// them is the only reader, or writer. Who reads between two streams does both: TLS answers key updates, for which the peer may leave
 	// no room.
 	tryRead   bool
-	plenty    bool // the last read filled what it was given; see readAhead
 	closed    bool // guarded by mu
 	tryWrites atomic.Int32
 	// behind is false as long as nothing is spilled and no write deadline was set: the usual case, known without a lock.
@@ -50,7 +49,6 @@ type netConn struct {
 	late    *lateness // nil until it is needed; guarded by mu
 	onClose []func()
 
-	in  readAhead
 	out cork
 }
 
@@ -180,6 +178,13 @@ func (c *netConn) SetWriteDeadline(t time.Time) error {
 		return nil // set when the rest has been written
 	}
 	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *netConn) Read(p []byte) (int, error) {
+	if c.tryRead {
+		return c.tries.TryRead(p)
+	}
+	return c.Conn.Read(p)
 }
 
 // Before a shared connection is written less than giveWay bytes, handlers that are ready to run do: what they have to send then goes out

@@ -333,6 +333,7 @@ func FuzzStreams(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
+			_ = c.HandshakeContext(t.Context())
 			for p := range slices.Chunk(sent, len(sent)/64+1+int(piece%(1<<15))) { // what is a record is of no importance
 				_, _ = c.Write(p)
 			}
