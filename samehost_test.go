@@ -197,7 +197,7 @@ func TestSameHostSquatters(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			if !squat.reached {
-				ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second) // as long as it may take until the name is dialed
 			}
 			defer cancel()
 			c, err := orders.Dial(ctx, "tcp", "payments")

@@ -15,9 +15,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/meshtest"
 )
 
 var ordersMayCallPayments = rule{from: "orders", to: "payments"}
@@ -231,37 +233,39 @@ func TestTransportUpgrade(t *testing.T) {
 }
 
 func TestTransportCancel(t *testing.T) {
-	w := newWorld(t, ordersMayCallPayments)
-	gone := make(chan struct{}, 2)
-	w.serveHTTP(w.join("payments"), func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/body" {
-			_ = http.NewResponseController(rw).Flush()
+	synctest.Test(t, func(t *testing.T) {
+		n := meshtest.New(t, meshtest.Allow("payments", "orders"))
+		gone := make(chan struct{}, 2)
+		serveCounted(t, n, 0, func(rw http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/body" {
+				_ = http.NewResponseController(rw).Flush()
+			}
+			<-r.Context().Done()
+			gone <- struct{}{}
+		})
+		c := n.Join(t, "orders").HTTPClient()
+
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := tryGet(ctx, c, "http://payments/header"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waiting for the header: %v", err)
 		}
-		<-r.Context().Done()
-		gone <- struct{}{}
+		<-gone
+
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		req := newRequest(t, http.MethodGet, "http://payments/body", nil).WithContext(ctx)
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		cancel()
+		if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
+			t.Errorf("reading the body: %v", err)
+		}
+		<-gone
 	})
-	c := w.join("orders").HTTPClient()
-
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := tryGet(ctx, c, "http://payments/header"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("waiting for the header: %v", err)
-	}
-	<-gone
-
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	req := newRequest(t, http.MethodGet, "http://payments/body", nil).WithContext(ctx)
-	resp, err := c.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	cancel()
-	if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
-		t.Errorf("reading the body: %v", err)
-	}
-	<-gone
 }
 
 func TestTransportInformationalResponses(t *testing.T) {

@@ -8,12 +8,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/intramesh/mesh/internal/memnet"
 	"github.com/intramesh/mesh/internal/onehttp"
 	"go.uber.org/goleak"
 )
@@ -147,28 +150,38 @@ func TestServe(t *testing.T) {
 
 // A server that has stopped is noticed by its silence; one that says from time to time that it is there may take as long as it likes.
 func TestSilence(t *testing.T) {
-	const silence = 100 * time.Millisecond // half of which is between two words
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for range 5 {
-			select {
-			case <-time.After(silence / 2):
+	synctest.Test(t, func(t *testing.T) {
+		const silence = time.Second
+		host := memnet.New().Host(netip.MustParseAddr("10.0.0.1"))
+		ln, err := host.Listen(t.Context(), "tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for range 5 {
+				<-time.After(silence - time.Millisecond)
 				w.WriteHeader(http.StatusProcessing)
-			case <-r.Context().Done():
-				return
+			}
+			if r.URL.Path == "/stops" {
+				<-r.Context().Done()
+			}
+		})}
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(ln) }()
+		for path, want := range map[string]error{"/": nil, "/stops": os.ErrDeadlineExceeded} {
+			inner, err := host.DialContext(t.Context(), "tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := onehttp.NewConn(inner)
+			c.Silence = silence
+			_, _, reuse, err := c.Do(t.Context(), http.MethodGet, to(path), nil, 10)
+			_ = c.Close()
+			if !errors.Is(err, want) || reuse != (want == nil) {
+				t.Errorf("%s: %v, reuse %v", path, err, reuse)
 			}
 		}
-		if r.URL.Path == "/stops" {
-			<-r.Context().Done()
-		}
-	}))
-	defer srv.Close()
-	for path, want := range map[string]error{"/": nil, "/stops": os.ErrDeadlineExceeded} {
-		c := dial(t, srv.Listener.Addr().String())
-		c.Silence = 5 * silence // the machine may be slow
-		_, _, reuse, err := c.Do(t.Context(), http.MethodGet, to(path), nil, 10)
-		_ = c.Close() // the server waits for it
-		if !errors.Is(err, want) || reuse != (want == nil) {
-			t.Errorf("%s: %v, reuse %v", path, err, reuse)
-		}
-	}
+		_ = srv.Close()
+		<-served
+	})
 }
