@@ -179,7 +179,7 @@ func pingOn(ctx context.Context, c net.Conn) error {
 // eventually tries until it works, each time after something may have changed.
 func eventually(t *testing.T, what string, try func(context.Context) error) {
 	t.Helper()
-	within(t, 10*time.Second, what, try)
+	within(t, time.Minute, what, try)
 }
 
 func within(t *testing.T, limit time.Duration, what string, try func(context.Context) error) {
