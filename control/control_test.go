@@ -205,3 +205,23 @@ func TestPortTaken(t *testing.T) {
 	}
 	again.join(t, "orders", "")
 }
+
+// TestCloseWithSilentClient: who holds up a listener leaves no time for a goodbye, which is no error.
+func TestCloseWithSilentClient(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t)
+	p := serve(t, dir)
+	socket, err := admin.SocketPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := new(net.Dialer).DialContext(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := p.admin.Members(t.Context()); err != nil { // the silent one is accepted before
+		t.Fatal(err)
+	}
+	p.stop() // which fails the test if Close does
+}
