@@ -154,7 +154,11 @@ func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, n *
 	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {
 		l := m.newLink(tc, n, m.warm.set(warmKey{t.service, addr}, n), before)
-		c, end = l.begin(true), func(d *DeniedError) { m.farewells.add(m, l, d) }
+		c, end = l.begin(true), func(d *DeniedError) {
+			if l.fail(d) {
+				m.farewells.add(m, l, d)
+			}
+		}
 	}
 	m.dialed.established(n, end)
 	if err := m.revoked(n.peer); err != nil { // since the handshake

@@ -21,11 +21,8 @@ type farewell struct {
 
 const maxFarewells = 4
 
-// add makes a connection unusable at once, and has the peer told soon. It reports whether there was a stream to end.
-func (f *farewells) add(m *Mesh, l *link, why *DeniedError) bool {
-	if !l.fail(why) {
-		return false
-	}
+// add has the peer of a link that has failed told soon.
+func (f *farewells) add(m *Mesh, l *link, why *DeniedError) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	late := time.AfterFunc(resetWait, func() { _ = l.net.Close() })
@@ -34,7 +31,6 @@ func (f *farewells) add(m *Mesh, l *link, why *DeniedError) bool {
 		f.workers++
 		m.spawn(func() { f.work(m) }) // when the mesh is closing, that closes the connection
 	}
-	return true
 }
 
 func (f *farewells) work(m *Mesh) {

@@ -110,12 +110,14 @@ func (sc *serverConn) settled() bool {
 
 // cut closes an open connection, with a word to the peer where the protocol has one, and logs why.
 func (sc *serverConn) cut(d *DeniedError) {
-	if sc.raw != nil && !sc.mesh.farewells.add(sc.mesh, sc.raw, d) {
+	if sc.raw != nil && !sc.raw.fail(d) {
 		return // it has ended
 	}
 	sc.mesh.decisions.cut(sc.mesh.ctx, d, sc.request(), sc.net.peer)
 	sc.mesh.trace.connCut(sc.net.peer, d)
-	if sc.raw == nil {
+	if sc.raw != nil {
+		sc.mesh.farewells.add(sc.mesh, sc.raw, d)
+	} else {
 		_ = sc.net.Close() // nothing to do about it
 	}
 }

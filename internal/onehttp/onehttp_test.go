@@ -182,6 +182,8 @@ func TestSilence(t *testing.T) {
 			}
 		}
 		_ = srv.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 }
