@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -193,6 +194,13 @@ const giveWay = 16 << 10
 
 func (c *netConn) Write(p []byte) (int, error) {
 	if !c.spillWrites {
+		if c.tryWrites.Load() > 0 {
+			n, err := c.tries.TryWrite(p)
+			if err == nil && n < len(p) {
+				err = io.ErrShortWrite
+			}
+			return n, err
+		}
 		if len(p) < giveWay && c.shared.Load() {
 			runtime.Gosched()
 		}

@@ -52,6 +52,7 @@ type transport struct {
 	base    *http.Transport // makes http.ClientConns; its own pool stays empty
 
 	peeks sync.Pool // of *[peekSize]byte
+	wires sync.Pool // of *wireBuffers
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -84,7 +85,7 @@ func newTransport(m *Mesh) *transport {
 			ForceAttemptHTTP2:      true,
 			DisableCompression:     true,
 			ExpectContinueTimeout:  time.Second,
-			MaxResponseHeaderBytes: 1 << 20,
+			MaxResponseHeaderBytes: maxResponseHeader,
 			// Over HTTP/2, a peer that vanished without a word is noticed within 15 seconds.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 		},

@@ -2,10 +2,7 @@ package mesh
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -49,20 +46,6 @@ var errPoolGone = errors.New("connection pool closed")
 // errSlow is returned by a pool that has no connection yet, though it was waited for. It goes on connecting.
 var errSlow = errors.New("connecting takes long")
 
-// poolConn is one connection. What changes is guarded by the pool's mutex.
-type poolConn struct {
-	*http.ClientConn
-	net       net.Conn
-	pool      *pool
-	http1     bool
-	solo      bool // for one request alone
-	lane      bool
-	users     int
-	served    int // requests, those under way included
-	watched   int // what served was when lanes were last looked after
-	idleSince time.Time
-}
-
 // dialCall is a connection being made. Once done is closed, either conn or err is there.
 type dialCall struct {
 	done  chan struct{}
@@ -76,6 +59,18 @@ type dialCall struct {
 // caller owes a RoundTrip (or Release), then pool.release. With fresh, connections that exist now are
 // not used; without lane, lanes are not. With patience, it gives up waiting for a new one after that time, with errSlow.
 func (p *pool) acquire(ctx context.Context, fresh, lane bool, patience time.Duration) (*poolConn, bool, error) {
+	for {
+		c, reused, err := p.take(ctx, fresh, lane, patience)
+		if err != nil || !reused || !c.http1 || c.asleep() {
+			return c, reused, err
+		}
+		c.Release()
+		p.release(c) // the server has closed it
+	}
+}
+
+// take is acquire, but a connection may have been closed meanwhile.
+func (p *pool) take(ctx context.Context, fresh, lane bool, patience time.Duration) (*poolConn, bool, error) {
 	var over <-chan time.Time
 	for {
 		p.mu.Lock()
@@ -239,52 +234,8 @@ func (p *pool) add(c *poolConn) error {
 	return nil
 }
 
-func (p *pool) connect(ctx context.Context, alpn ...string) (*poolConn, error) {
-	nc, err := p.transport.dial(ctx, p.target, p.endpoint.addr, alpn)
-	if err != nil {
-		return nil, err
-	}
-	// The address is not used: base's dialer returns what is in the context.
-	cc, err := p.transport.base.NewClientConn(context.WithValue(ctx, dialedKey{}, nc), "https", "mesh:443")
-	if err != nil {
-		_ = nc.Close()
-		return nil, p.dialError(err)
-	}
-	return &poolConn{ClientConn: cc, net: nc, pool: p, http1: spoken(nc) != alpnHTTP2, idleSince: time.Now()}, nil
-}
-
-// spoken is the protocol that both ends agreed upon.
-func spoken(c net.Conn) string {
-	if t, ok := c.(*tls.Conn); ok {
-		return t.ConnectionState().NegotiatedProtocol
-	}
-	return ""
-}
-
-// cause says why c, which is closed, was closed. The server's opinion of our certificate comes after the handshake
-// (RFC 8446, section 4.4.2.4), and only TLS keeps it.
-func (c *poolConn) cause() error {
-	if t, ok := c.net.(*tls.Conn); ok {
-		if _, err := t.Read(make([]byte, 1)); err != nil {
-			return err
-		}
-	}
-	return c.Err()
-}
-
 func (p *pool) dialError(err error) error {
 	return &DialError{Service: p.target.service, Port: p.target.port, Addr: p.endpoint.addr.String(), Attempts: 1, Err: err}
-}
-
-type dialedKey struct{}
-
-// dialed is the DialTLSContext of the transport that makes http.ClientConns.
-func dialed(ctx context.Context, _, _ string) (net.Conn, error) {
-	c, ok := ctx.Value(dialedKey{}).(net.Conn)
-	if !ok {
-		return nil, net.ErrClosed // nobody else dials by it
-	}
-	return c, nil
 }
 
 // release ends one use of c. When the response has ended, net/http has made an HTTP/1.1 connection available already, or never will.
@@ -312,7 +263,7 @@ func (p *pool) closeIdle(before time.Time) int {
 	p.mu.Lock()
 	var gone []*poolConn
 	p.earned = 0
-	unused := func(c *poolConn) bool { return c.users == 0 && (c.idleSince.Before(before) || c.Err() != nil) }
+	unused := func(c *poolConn) bool { return c.users == 0 && (c.idleSince.Before(before) || !c.asleep()) }
 	p.idle = slices.DeleteFunc(p.idle, unused)
 	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
 		if !unused(c) {
@@ -357,13 +308,4 @@ func (p *pool) close() {
 	for _, c := range conns {
 		c.shut()
 	}
-}
-
-// shut closes c. TLS would wait up to five seconds for a peer that reads nothing to take the goodbye.
-func (c *poolConn) shut() {
-	if t, ok := c.net.(*tls.Conn); ok {
-		hard := time.AfterFunc(resetWait, func() { _ = t.NetConn().Close() })
-		defer hard.Stop()
-	}
-	_ = c.Close() // the peer may be gone
 }

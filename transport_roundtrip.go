@@ -30,7 +30,8 @@ type roundTrip struct {
 	url       url.URL
 	body      *requestBody // nil when there is none
 	upgrade   bool
-	lane      bool // it may take one
+	plain     bool // it may take a direct connection
+	lane      bool // it may take a lane
 	use       use
 	response  responseBody
 
@@ -70,7 +71,8 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 			WroteHeaders: func() { r.delivered.Store(true) },
 		}))
 	}
-	r.lane = r.repeatable && r.body == nil && fitsLane(req)
+	fits := r.body == nil && fitsLane(req)
+	r.lane, r.plain = fits && r.repeatable, fits && sendable(req)
 	r.out, r.url = *req, *req.URL
 	r.out.URL = &r.url
 	// TLS it is: a server may refuse the http scheme there (RFC 9113, section 8.3.1).
@@ -182,29 +184,33 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		p.Done()
 		return nil, again, err
 	}
-	gotConn(ctx, c, reused)
-	r.delivered.Store(false)
 	out, u := &r.out, &r.use
 	if r.attempts++; r.attempts > 1 { // an earlier attempt's may still be read
 		dup := r.out
 		out, u = &dup, new(use)
 	}
+	u.picked, u.conn, u.ctx = *p, c, ctx
+	ours := true
+	defer func() {
+		if ours { // also when a hook of the caller's panics
+			u.done()
+		}
+	}()
+	gotConn(ctx, c, reused)
+	r.delivered.Store(false)
 	if r.body != nil {
 		out.Body = r.body
 	}
 	start = time.Now()
-	resp, err := c.RoundTrip(out)
+	resp, err := c.RoundTrip(out, r.plain)
 	took := time.Since(start)
-	u.picked, u.conn, u.ctx = *p, c, ctx
 	if err != nil {
 		again = r.failed(u, err, took, reused)
-		u.done()
 		return nil, again, r.wrap(u, err)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols && !r.upgrade {
 		_ = resp.Body.Close() // or else it would outlive the request's context
 		u.picked.Rejected(took)
-		u.done()
 		return nil, false, r.wrap(u, errUnasked)
 	}
 	resp.Request = r.req
@@ -213,6 +219,7 @@ func (r *roundTrip) try(view *endpointView, p *picked, fresh bool) (_ *http.Resp
 		_ = resp.Body.Close()
 		return nil, again, r.wrap(u, err)
 	}
+	ours = false
 	denied := resp.StatusCode == http.StatusForbidden && resp.Header.Get(deniedHeader) != ""
 	if denied {
 		r.transport.refused(r.target, p.Key.addr, resp)

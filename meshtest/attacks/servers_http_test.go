@@ -37,6 +37,15 @@ func http1Servers() []hostileServer {
 		{name: "sends more than it announced", do: says(ok+"Content-Length: 4\r\n\r\nwellHTTP/1.1 200 OK\r\n", "xxxxxxxx")},
 		{name: "announces lengths that can't be", do: says(ok+"Content-Length: -1\r\nContent-Length: 99999999999999999999\r\n\r\n", "")},
 		{name: "answers before it is asked", do: func(c net.Conn) { write(c, strings.Repeat(ok+"Content-Length: 4\r\n\r\nevil", 100)); stay(c) }},
+		{name: "goes on when it has answered", do: func(c net.Conn) {
+			again(1000, func(int) {
+				_, err := io.ReadAtLeast(c, make([]byte, 4096), 4)
+				must(err)
+				write(c, ok+"Content-Length: 4\r\n\r\nwell")
+				<-time.After(time.Second)
+				write(c, ok+"Content-Length: 4\r\n\r\nevil")
+			})
+		}},
 		{name: "switches protocols unasked", do: says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: evil\r\nConnection: Upgrade\r\n\r\n", "xxxxxxxx")},
 		{name: "sends everybody round and round", do: says("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://evil/\r\nContent-Length: 0\r\n\r\n", "")},
 		{name: "leaves within its answer", do: func(c net.Conn) {
