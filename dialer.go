@@ -133,7 +133,14 @@ func (m *Mesh) connectTo(ctx context.Context, t target, addr netip.AddrPort, alp
 	return c, nil
 }
 
+// underKey is where a context has what goes between the network and a connection to be dialed: programs that dial without do without
+// its code.
+type underKey struct{}
+
 func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, n *netConn, alpn []string) (net.Conn, error) {
+	if under, ok := ctx.Value(underKey{}).(func(net.Conn) net.Conn); ok {
+		n.Conn = under(n.Conn)
+	}
 	n.refused = func(d *DeniedError) { m.refusals.add(refuser{t, addr}, d) }
 	if !m.dialed.add(n) {
 		_ = n.Close() // the mesh is closing

@@ -11,6 +11,9 @@ type nowait interface {
 // nowaitOf returns the nowait of a connection, nil when it has none: a wrapper of unknown ways, or an operating system
 // without.
 func nowaitOf(c net.Conn) nowait {
+	if o, ok := c.(interface{ Under() net.Conn }); ok { // an outbox
+		c = o.Under()
+	}
 	if t, ok := c.(nowait); ok {
 		return t
 	}

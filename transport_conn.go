@@ -28,13 +28,15 @@ type poolConn struct {
 }
 
 func (p *pool) connect(ctx context.Context, alpn ...string) (*poolConn, error) {
-	nc, err := p.transport.dial(ctx, p.target, p.endpoint.addr, alpn)
+	nc, err := p.transport.dial(context.WithValue(ctx, underKey{}, outboxed), p.target, p.endpoint.addr, alpn)
 	if err != nil {
 		return nil, err
 	}
 	c := &poolConn{net: nc, pool: p, http1: spoken(nc) != alpnHTTP2, idleSince: time.Now()}
 	if c.http1 {
 		c.direct = newDirect(nc, &p.transport.wires)
+	} else {
+		gather(nc)
 	}
 	if c.direct == nil {
 		if err := c.fill(); err != nil {
