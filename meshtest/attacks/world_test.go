@@ -333,9 +333,10 @@ func (l *logCounter) Handle(context.Context, slog.Record) error {
 func (l *logCounter) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l *logCounter) WithGroup(string) slog.Handler      { return l }
 
-// liveHeap is what the process holds, stacks included.
+// liveHeap is what the process holds, stacks included. What pools keep for the next user is theirs until the second collection.
 func liveHeap() uint64 {
 	var s runtime.MemStats
+	runtime.GC()
 	runtime.GC()
 	runtime.ReadMemStats(&s)
 	return s.HeapAlloc + s.StackInuse
