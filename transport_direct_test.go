@@ -13,13 +13,13 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/intramesh/mesh"
+	"github.com/intramesh/mesh/internal/testserve"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -39,33 +39,24 @@ func serveScript(t *testing.T, n *meshtest.Net, answer func(c net.Conn, r *http.
 	if s.ln, err = s.m.Listen(t.Context(), "tcp", ":0", mesh.ListenOptions{ALPN: []string{"http/1.1"}}); err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := s.ln.Accept()
+	wait := testserve.Each(s.ln, func(c net.Conn) {
+		s.conns.Add(1)
+		s.open.Add(1)
+		defer s.open.Add(-1)
+		defer c.Close()
+		for br := bufio.NewReader(c); ; {
+			r, err := http.ReadRequest(br)
 			if err != nil {
 				return
 			}
-			s.conns.Add(1)
-			s.open.Add(1)
-			wg.Go(func() {
-				defer s.open.Add(-1)
-				defer c.Close()
-				for br := bufio.NewReader(c); ; {
-					r, err := http.ReadRequest(br)
-					if err != nil {
-						return
-					}
-					if _, err := io.Copy(io.Discard, r.Body); err != nil || !answer(c, r) {
-						return
-					}
-				}
-			})
+			if _, err := io.Copy(io.Discard, r.Body); err != nil || !answer(c, r) {
+				return
+			}
 		}
 	})
 	t.Cleanup(func() { // the client, which joins later, is closed before
 		s.ln.Close()
-		wg.Wait()
+		wait()
 	})
 	return s
 }

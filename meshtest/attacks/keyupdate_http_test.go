@@ -15,7 +15,6 @@ import (
 	"github.com/intramesh/mesh"
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/static"
-	"github.com/intramesh/mesh/internal/testca"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -45,10 +44,7 @@ func TestClientHasKeysUpdatedBetweenRequests(t *testing.T) {
 					return
 				}
 				var keys bytes.Buffer
-				s := tls.Server(c, &tls.Config{
-					MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-					Certificates: []tls.Certificate{testca.Certificate(svid)}, KeyLogWriter: &keys,
-				})
+				s := tls.Server(c, serverConfig(svid, "http/1.1", &keys))
 				if err := s.HandshakeContext(t.Context()); err != nil {
 					t.Error(err)
 					return

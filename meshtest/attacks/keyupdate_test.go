@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/intramesh/mesh/identity"
-	"github.com/intramesh/mesh/internal/testca"
 	"github.com/intramesh/mesh/meshtest"
 )
 
@@ -98,10 +97,7 @@ func TestClientHasKeysUpdatedBetweenStreams(t *testing.T) {
 				return
 			}
 			var keys bytes.Buffer
-			s := tls.Server(c, &tls.Config{
-				MinVersion: tls.VersionTLS13, NextProtos: []string{"mesh/2"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-				Certificates: []tls.Certificate{testca.Certificate(svid)}, KeyLogWriter: &keys,
-			})
+			s := tls.Server(c, serverConfig(svid, "mesh/2", &keys))
 			if s.HandshakeContext(t.Context()) != nil || i > 0 {
 				continue
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/intramesh/mesh/discovery"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/internal/testca"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 )
@@ -212,6 +213,14 @@ func (e *evil) serve() {
 	})
 }
 
+// serverConfig is that of a server without our code, which writes its secrets to keys.
+func serverConfig(svid *x509svid.SVID, alpn string, keys *bytes.Buffer) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{testca.Certificate(svid)}, KeyLogWriter: keys,
+	}
+}
+
 func (e *evil) one(c net.Conn) {
 	if e.bare != nil {
 		e.bare(c)
@@ -220,10 +229,7 @@ func (e *evil) one(c net.Conn) {
 	svid, err := e.known["evil"].GetX509SVID()
 	must(err)
 	var keys bytes.Buffer
-	conf := &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{e.col.alpn}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-		Certificates: []tls.Certificate{testca.Certificate(svid)}, KeyLogWriter: &keys,
-	}
+	conf := serverConfig(svid, e.col.alpn, &keys)
 	if e.config != nil {
 		e.config(e, conf)
 	}
