@@ -77,11 +77,11 @@ func spoken(c net.Conn) string {
 	return ""
 }
 
-// RoundTrip is http.RoundTripper's. Plain says that a direct connection can carry the request.
+// RoundTrip is http.RoundTripper's. Plain says that the request has no body, and means the same over HTTP/1.1.
 func (c *poolConn) RoundTrip(req *http.Request, plain bool) (*http.Response, error) {
 	full := c.full.Load()
 	if full == nil {
-		if plain {
+		if plain && sendable(req) {
 			return c.direct.roundTrip(req)
 		}
 		if err := c.fill(); err != nil {

@@ -25,7 +25,7 @@ const (
 	watchTime = 5 * time.Second
 )
 
-// fitsLane reports whether a request, which may be repeated and has no body, means the same over HTTP/1.1: what HTTP/2 has no
+// fitsLane reports whether a request, which has no body, means the same over HTTP/1.1: what HTTP/2 has no
 // place for (RFC 9113, section 8.2.2) must not begin to mean something, however it is spelled (net/http sends such spellings as they
 // are, and a length would make the next request a body), nor what it asks for get lost.
 func fitsLane(req *http.Request) bool {

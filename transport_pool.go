@@ -263,15 +263,14 @@ func (p *pool) closeIdle(before time.Time) int {
 	p.mu.Lock()
 	var gone []*poolConn
 	p.earned = 0
-	unused := func(c *poolConn) bool { return c.users == 0 && (c.idleSince.Before(before) || !c.asleep()) }
-	p.idle = slices.DeleteFunc(p.idle, unused)
 	p.conns = slices.DeleteFunc(p.conns, func(c *poolConn) bool {
-		if !unused(c) {
-			return false
+		unused := c.users == 0 && (c.idleSince.Before(before) || !c.asleep())
+		if unused {
+			gone = append(gone, c)
 		}
-		gone = append(gone, c)
-		return true
+		return unused
 	})
+	p.idle = slices.DeleteFunc(p.idle, func(c *poolConn) bool { return slices.Contains(gone, c) })
 	n := len(p.conns)
 	p.mu.Unlock()
 	for _, c := range gone {

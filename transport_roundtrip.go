@@ -30,7 +30,7 @@ type roundTrip struct {
 	url       url.URL
 	body      *requestBody // nil when there is none
 	upgrade   bool
-	plain     bool // it may take a direct connection
+	plain     bool // it has no body, and means the same over HTTP/1.1
 	lane      bool // it may take a lane
 	use       use
 	response  responseBody
@@ -71,8 +71,8 @@ func newRoundTrip(t *transport, req *http.Request) (*roundTrip, error) {
 			WroteHeaders: func() { r.delivered.Store(true) },
 		}))
 	}
-	fits := r.body == nil && fitsLane(req)
-	r.lane, r.plain = fits && r.repeatable, fits && sendable(req)
+	r.plain = r.body == nil && fitsLane(req)
+	r.lane = r.plain && r.repeatable
 	r.out, r.url = *req, *req.URL
 	r.out.URL = &r.url
 	// TLS it is: a server may refuse the http scheme there (RFC 9113, section 8.3.1).
