@@ -156,7 +156,7 @@ func (m *Mesh) handshake(ctx context.Context, t target, addr netip.AddrPort, n *
 		return nil, m.closedOr(err)
 	}
 	cs := tc.ConnectionState()
-	n.peer = m.newPeer(n, cs)
+	n.peer, n.waiter = m.newPeer(n, cs), m.polling.Waiter()
 	var c net.Conn = tc
 	end := func(*DeniedError) { _ = n.Close() }
 	if cs.NegotiatedProtocol == alpnMesh {

@@ -249,7 +249,7 @@ func (l *listener) handshake(n *netConn) {
 // moment finds it.
 func (l *listener) admitted(n *netConn, t *tls.Conn, before credentials) {
 	cs := t.ConnectionState()
-	n.peer = l.mesh.newPeer(n, cs)
+	n.peer, n.waiter = l.mesh.newPeer(n, cs), l.mesh.polling.Waiter()
 	n.peer.Port = l.port
 	sc := &serverConn{mesh: l.mesh, net: n, relay: cs.NegotiatedProtocol == alpnPeer}
 	n.peer.conn = sc

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/intramesh/mesh/discovery/gossip"
 	"github.com/intramesh/mesh/discovery/static"
 	"github.com/intramesh/mesh/identity"
+	"github.com/intramesh/mesh/internal/busypoll"
 	"github.com/intramesh/mesh/internal/names"
 	"github.com/intramesh/mesh/policy"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -75,6 +77,9 @@ type Config struct {
 	// Network makes the connections. Nil is the operating system's: TCP and, between processes of one user in one network namespace of
 	// Linux, Unix sockets. &struct{net.Dialer; net.ListenConfig}{} is TCP alone.
 	Network Network
+	// NoBusyPoll puts whoever waits for an answer to sleep at once. Otherwise, where the answers of a connection keep coming within 40 µs and
+	// a processor is free, its reader looks for them that long first: see docs/performance.md.
+	NoBusyPoll bool
 }
 
 // A Mesh is this process's place in the mesh. Make one with [Join], end it with [Mesh.Shutdown] or [Mesh.Close].
@@ -113,7 +118,8 @@ type Mesh struct {
 	generation    atomic.Pointer[generation]
 	announced     bool // the identity announces changes of the trust bundle
 	refusals      refusals
-	kept          atomic.Int32 // refused HTTP connections
+	polling       *busypoll.Group // nil for none
+	kept          atomic.Int32    // refused HTTP connections
 	balance       *balancers
 	control       controlConn
 	keys          poolKeys
@@ -181,6 +187,9 @@ func newMesh(cfg Config) (*Mesh, error) {
 		identity: cfg.Identity, discovery: cfg.Discovery, policy: cfg.Policy,
 		buffers: newBuffers(), decisions: newDecisionLog(cfg.Logger, cfg.LogAllowed), conns: newConnTable(), draining: make(chan struct{}),
 		listeners: make(map[string]*listener), deferred: make(map[string]bool),
+	}
+	if !cfg.NoBusyPoll {
+		m.polling = busypoll.NewGroup(runtime.GOMAXPROCS(0))
 	}
 	if a, ok := cfg.Discovery.(awaiter); ok {
 		m.await = a.Await

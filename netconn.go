@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/intramesh/mesh/internal/busypoll"
 	"github.com/intramesh/mesh/internal/deadline"
 )
 
@@ -46,11 +47,15 @@ type netConn struct {
 	shared atomic.Bool
 
 	mu      sync.Mutex
-	tries   nowait    // see try; guarded by the token of the link
+	tries   nowait    // see try; guarded by mu until it is set
 	late    *lateness // nil until it is needed; guarded by mu
 	onClose []func()
 
 	out cork
+
+	// wrote is set by a Write, and cleared when something comes: whoever reads meanwhile may be waiting for an answer.
+	wrote  atomic.Bool
+	waiter busypoll.Waiter // the reader's
 }
 
 // lateness is what a netConn needs to write in time, or to have not.
@@ -69,12 +74,16 @@ func newNetConn(c net.Conn) *netConn {
 }
 
 // try returns what reads and writes without waiting, nil where that can't be done. An idle connection that has carried one stream
-// has none. The caller holds the token of the link.
+// has none.
 func (c *netConn) try() nowait {
-	if c.tries == nil {
-		c.tries = nowaitOf(c.Conn)
+	c.mu.Lock()
+	n := c.tries
+	if n == nil {
+		n = nowaitOf(c.Conn)
+		c.tries = n
 	}
-	return c.tries
+	c.mu.Unlock()
+	return n
 }
 
 // lag returns lateness. The caller holds mu.
@@ -185,7 +194,18 @@ func (c *netConn) Read(p []byte) (int, error) {
 	if c.tryRead {
 		return c.tries.TryRead(p)
 	}
-	return c.Conn.Read(p)
+	if !c.waiter.Active() || !c.wrote.Load() {
+		return c.Conn.Read(p)
+	}
+	n, err := c.poll(p)
+	if n == 0 && err == nil {
+		n, err = c.Conn.Read(p)
+	}
+	if n > 0 {
+		c.wrote.Store(false)
+		c.waiter.Turn()
+	}
+	return n, err
 }
 
 // Before a shared connection is written less than giveWay bytes, handlers that are ready to run do: what they have to send then goes out
@@ -193,6 +213,9 @@ func (c *netConn) Read(p []byte) (int, error) {
 const giveWay = 16 << 10
 
 func (c *netConn) Write(p []byte) (int, error) {
+	if !c.wrote.Load() {
+		c.wrote.Store(true)
+	}
 	if !c.spillWrites {
 		if c.tryWrites.Load() > 0 {
 			n, err := c.tries.TryWrite(p)

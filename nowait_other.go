@@ -5,3 +5,5 @@ package mesh
 import "net"
 
 func nowaitSocket(net.Conn) nowait { return nil }
+
+func pollable(nowait) bool { return false }

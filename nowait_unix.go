@@ -43,6 +43,12 @@ func nowaitSocket(c net.Conn) nowait {
 	return s
 }
 
+// pollable reports whether n is a socket of the system's, to be looked at again and again.
+func pollable(n nowait) bool {
+	_, ok := n.(*socket)
+	return ok
+}
+
 func (a *attempt) with(call func(int, []byte) (int, error)) func(uintptr) bool {
 	return func(fd uintptr) bool {
 		for {

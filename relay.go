@@ -182,9 +182,12 @@ func (m *Mesh) peerAddrs(ctx context.Context) []netip.AddrPort {
 		}
 	}
 	known := make(map[netip.AddrPort]bool, len(addrs))
-	return slices.DeleteFunc(addrs, func(a netip.AddrPort) bool {
-		again := known[a]
-		known[a] = true
-		return again
-	})
+	once := addrs[:0]
+	for _, a := range addrs {
+		if !known[a] {
+			known[a] = true
+			once = append(once, a)
+		}
+	}
+	return once
 }

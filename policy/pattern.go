@@ -98,14 +98,16 @@ const manyValues = 8
 // done ends the adding: it puts many exact values into one pattern, and frees what append left over.
 func (v *values) done() {
 	set := make(map[string]struct{})
+	var others values
 	for _, p := range *v {
 		if p.shape == shapeExact {
 			set[p.text] = struct{}{}
+		} else {
+			others = append(others, p)
 		}
 	}
 	if len(set) > manyValues {
-		*v = slices.DeleteFunc(*v, func(p pattern) bool { return p.shape == shapeExact })
-		*v = append(*v, pattern{shape: shapeSet, more: &morePattern{set: set}})
+		*v = append(others, pattern{shape: shapeSet, more: &morePattern{set: set}})
 	}
 	*v = slices.Clip(*v)
 }

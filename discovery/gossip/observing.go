@@ -159,11 +159,9 @@ func (m *Observer) Members() []MemberInfo {
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all []MemberInfo
-	known := make(map[string]bool)
-	for _, o := range p.members {
-		known[o.name] = true
-		all = append(all, p.info(o))
+	all, known := p.infos(), make(map[string]bool)
+	for name := range p.members {
+		known[name] = true
 	}
 	for _, u := range m.obs.up {
 		for _, f := range u.peers {

@@ -106,7 +106,13 @@ func (p *pool) register(ep discovery.Endpoint) (changed bool, err error) {
 		ep.Addr = netip.AddrPortFrom(p.addr.Addr(), ep.Addr.Port())
 	}
 	ep.Addr = netip.AddrPortFrom(ep.Addr.Addr().Unmap().WithZone(""), ep.Addr.Port())
-	ep.Also = discovery.AddrsOf(slices.DeleteFunc(ep.Also.All(), func(a netip.Addr) bool { return a == ep.Addr.Addr() })...)
+	also := ep.Also.All()
+	for i, a := range also {
+		if a == ep.Addr.Addr() {
+			also[i] = netip.Addr{} // AddrsOf leaves it out
+		}
+	}
+	ep.Also = discovery.AddrsOf(also...)
 	if ep.Zone == "" {
 		ep.Zone = p.zone
 	}

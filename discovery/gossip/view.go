@@ -1,9 +1,9 @@
 package gossip
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -36,25 +36,21 @@ func (m *Member) Members() []MemberInfo {
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all []MemberInfo
-	names := append(slices.Collect(maps.Keys(p.members)), p.name)
-	slices.Sort(names)
-	for _, name := range names {
-		if name == p.name {
-			all = append(all, MemberInfo{
-				Instance: name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints), Verified: p.identity != nil, Bundle: p.own.Bundle,
-			})
-			continue
-		}
-		all = append(all, p.info(p.members[name]))
-	}
+	all := append(p.infos(), MemberInfo{
+		Instance: p.name, Addr: p.addr, Self: true, Endpoints: slices.Clone(p.own.Endpoints), Verified: p.identity != nil, Bundle: p.own.Bundle,
+	})
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Instance < all[j].Instance })
 	return all
 }
 
-// info tells of another member. p.mu is held.
-func (p *pool) info(m *member) MemberInfo {
-	r := m.record()
-	return MemberInfo{Instance: m.name, Addr: m.at.addr(), Suspect: p.dead[m], Endpoints: r.Endpoints, Verified: m.verified, Bundle: r.Bundle}
+// infos tells of the other members. p.mu is held.
+func (p *pool) infos() []MemberInfo {
+	all := make([]MemberInfo, 0, len(p.members)+1)
+	for _, m := range p.members {
+		r := m.record()
+		all = append(all, MemberInfo{Instance: m.name, Addr: m.at.addr(), Suspect: p.dead[m], Endpoints: r.Endpoints, Verified: m.verified, Bundle: r.Bundle})
+	}
+	return all
 }
 
 // living returns the gossip addresses of the others.
