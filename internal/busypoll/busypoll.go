@@ -77,7 +77,7 @@ func (w *Waiter) Limit() time.Duration {
 	now := w.group.turns.Load()
 	crowded := now-w.seen > w.group.few
 	w.seen = now
-	if w.credit == 0 && w.turns&(1<<w.period-1) == 0 {
+	if w.credit == 0 && w.turns > 0 && w.turns&(1<<w.period-1) == 0 { // most connections have few turns
 		w.credit = -trialWaits
 	}
 	limit := most

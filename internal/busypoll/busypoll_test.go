@@ -148,6 +148,20 @@ func TestNobodyPollsInACrowd(t *testing.T) {
 	}
 }
 
+// TestFirstWaitsSleep has a connection's first waits, of which most connections have no more, not poll.
+func TestFirstWaitsSleep(t *testing.T) {
+	w := busypoll.NewGroup(2).Waiter()
+	for turn := range 8 {
+		if limit := w.Limit(); limit != 0 {
+			t.Fatalf("wait %d is to poll for %v", turn, limit)
+		}
+		w.Turn()
+	}
+	if w.Limit() == 0 {
+		t.Error("the first trial does not come")
+	}
+}
+
 func TestNone(t *testing.T) {
 	var none *busypoll.Group
 	if w := none.Waiter(); w.Active() {
