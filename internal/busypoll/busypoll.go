@@ -20,18 +20,18 @@ const (
 	fast = 40 * time.Microsecond
 	// most is how long it polls for an answer that was fast until now, and trial where that is to be found out.
 	most  = 60 * time.Microsecond
-	trial = 150 * time.Microsecond
+	trial = 250 * time.Microsecond
 
 	// A trial is of so many waits: the other end may be a turn or two off, and is then to be woken.
 	trialWaits = 8
 	// Trials are 1<<minPeriod turns apart at first, and up to 1<<maxPeriod the more of them were in vain: a trial is
-	// three waits in vain at most, so that in the end it is half a microsecond a turn.
+	// three waits in vain at most, so that in the end it is three quarters of a microsecond a turn.
 	minPeriod = 3
 	maxPeriod = 10
 
 	// Credit is what a fast wait gains, and what others cost: slow one that was no faster than sleep, vain one that found nothing. A trial
 	// ends with the first fast wait. The next one is soon if all credit was earned, else later than the last was.
-	firstCredit = 30
+	firstCredit = 50
 	maxCredit   = 100
 	gain        = 10
 	slow        = 1
