@@ -77,7 +77,7 @@ type Config struct {
 	// Network makes the connections. Nil is the operating system's: TCP and, between processes of one user in one network namespace of
 	// Linux, Unix sockets. &struct{net.Dialer; net.ListenConfig}{} is TCP alone.
 	Network Network
-	// NoBusyPoll puts whoever waits for an answer to sleep at once. Otherwise, where the answers of a connection keep coming within 40 µs and
+	// NoBusyPoll puts whoever waits for an answer to sleep at once. Otherwise, where the answers of a connection keep coming within 60 µs and
 	// a processor is free, its reader looks for them that long first: see docs/performance.md.
 	NoBusyPoll bool
 }

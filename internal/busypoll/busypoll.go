@@ -17,15 +17,15 @@ import (
 
 const (
 	// fast is what a wait takes that had better not sleep.
-	fast = 40 * time.Microsecond
+	fast = 60 * time.Microsecond
 	// most is how long it polls for an answer that was fast until now, and trial where that is to be found out.
-	most  = 60 * time.Microsecond
-	trial = 250 * time.Microsecond
+	most  = 100 * time.Microsecond
+	trial = 400 * time.Microsecond
 
 	// A trial is of so many waits: the other end may be a turn or two off, and is then to be woken.
 	trialWaits = 8
 	// Trials are 1<<minPeriod turns apart at first, and up to 1<<maxPeriod the more of them were in vain: a trial is
-	// three waits in vain at most, so that in the end it is three quarters of a microsecond a turn.
+	// three waits in vain at most, so that in the end it is little more than a microsecond a turn.
 	minPeriod = 3
 	maxPeriod = 10
 
