@@ -22,7 +22,7 @@ const (
 	most  = 100 * time.Microsecond
 	trial = 400 * time.Microsecond
 
-	// A trial is of so many waits: the other end may be a turn or two off, and is then to be woken.
+	// A trial is of so many waits: the other end may be a turn or two off, and is then to be woken. Those longer than the half of trial count as in vain.
 	trialWaits = 8
 	// Trials are 1<<minPeriod turns apart at first, and up to 1<<maxPeriod the more of them were in vain: a trial is
 	// three waits in vain at most, so that in the end it is little more than a microsecond a turn.
@@ -42,18 +42,19 @@ const (
 // A Group is the connections of one process, which share its processors.
 type Group struct {
 	turns atomic.Uint32
-	few   uint32
+	few   uint16
 }
 
 // NewGroup returns a group for so many processors. At most half of them poll, and one that is alone never does: it is needed for the other end.
-func NewGroup(processors int) *Group { return &Group{few: uint32(max(0, processors/2))} } //nolint:gosec // a small number
+func NewGroup(processors int) *Group { return &Group{few: uint16(max(0, processors/2))} } //nolint:gosec // a small number
 
 // A Waiter is what one connection knows; who reads it is the only one to use it. The zero Waiter never polls.
 type Waiter struct {
 	group  *Group
-	seen   uint32 // turns of the group when the last wait began
 	turns  uint16
-	credit int8 // above 0 it polls; below 0 is what is left of a trial
+	began  uint16 // turns of the group when the present wait began
+	seen   uint16 // and when the one before the last turn did
+	credit int8   // above 0 it polls; below 0 is what is left of a trial
 	period uint8
 }
 
@@ -66,7 +67,8 @@ func (w *Waiter) Active() bool { return w.group != nil }
 // Stop makes it the zero Waiter.
 func (w *Waiter) Stop() { *w = Waiter{} }
 
-// Limit returns how long the wait that begins now should poll, zero for not at all. If it did, Waited follows.
+// Limit returns how long the wait that begins now should poll, zero for not at all. If it did, Waited follows. A wait that is broken off and
+// begins again is one.
 //
 // It is not at all when other connections had their turns since the last wait began, more than there are processors to spare: somebody else needs
 // this one, and what wakes the goroutine finds others to wake.
@@ -74,9 +76,8 @@ func (w *Waiter) Limit() time.Duration {
 	if w.group == nil {
 		return 0
 	}
-	now := w.group.turns.Load()
-	crowded := now-w.seen > w.group.few
-	w.seen = now
+	w.began = uint16(w.group.turns.Load()) //nolint:gosec // only differences matter
+	crowded := w.began-w.seen > w.group.few
 	if w.credit == 0 && w.turns > 0 && w.turns&(1<<w.period-1) == 0 { // most connections have few turns
 		w.credit = -trialWaits
 	}
@@ -105,7 +106,7 @@ func (w *Waiter) Waited(d time.Duration) {
 			w.period = minPeriod
 		}
 		return
-	case tried && d < trial:
+	case tried && d < trial/2:
 		w.credit += slow
 	case tried:
 		w.credit = min(0, w.credit+vainTrial)
@@ -123,6 +124,7 @@ func (w *Waiter) Waited(d time.Duration) {
 func (w *Waiter) Turn() {
 	if w.group != nil {
 		w.turns++
+		w.seen = w.began
 		w.group.turns.Add(1)
 	}
 }
