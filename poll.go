@@ -43,13 +43,12 @@ func (c *netConn) poll(p []byte) (int, error) {
 			}
 			return 0, nil
 		}
-		switch {
-		case i == 0:
+		if i == 0 {
 			start = time.Now()
-		case i%8 == 0 && time.Since(start) >= limit:
-			c.waiter.Waited(limit)
-			return 0, nil
-		case i%giveWayEvery == giveWayAt:
+		} else if i%8 == 0 && time.Since(start) >= limit {
+			break
+		}
+		if i%giveWayEvery == giveWayAt {
 			runtime.Gosched()
 		}
 	}

@@ -98,15 +98,18 @@ const manyValues = 8
 // done ends the adding: it puts many exact values into one pattern, and frees what append left over.
 func (v *values) done() {
 	set := make(map[string]struct{})
-	var others values
 	for _, p := range *v {
 		if p.shape == shapeExact {
 			set[p.text] = struct{}{}
-		} else {
-			others = append(others, p)
 		}
 	}
 	if len(set) > manyValues {
+		var others values
+		for _, p := range *v {
+			if p.shape != shapeExact {
+				others = append(others, p)
+			}
+		}
 		*v = append(others, pattern{shape: shapeSet, more: &morePattern{set: set}})
 	}
 	*v = slices.Clip(*v)

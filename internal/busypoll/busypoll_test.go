@@ -92,7 +92,7 @@ func TestTheyFindEachOtherAgain(t *testing.T) {
 		a.fast, b.fast = 0, 0
 		talk(a, b, 100)
 		if a.fast < 99 || b.fast < 99 {
-			t.Errorf("%d turns after the other end was slow for as many, %d and %d of 100 waits were fast", 1100, a.fast, b.fast)
+			t.Errorf("1,100 turns after the other end was slow for %d, %d and %d of 100 waits were fast", pause, a.fast, b.fast)
 		}
 	}
 }
